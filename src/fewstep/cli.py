@@ -1,0 +1,322 @@
+"""The command line. Torch is imported by the commands that need it, not by `fewstep --help`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fewstep.errors import FewstepError, Interrupted, NonFiniteError, RecipeError
+
+if TYPE_CHECKING:
+    from fewstep.experiments.config import Recipe
+
+app = typer.Typer(
+    name="fewstep",
+    help="Few shots, few steps: model-agnostic meta-learning for any PyTorch module.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+output = Console(width=None if sys.stdout.isatty() else 160)
+messages = Console(stderr=True, highlight=False)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A bundled name (see `fewstep recipes`), or a TOML file.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `fewstep train`.")]
+RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders made by `fewstep train`.")]
+DataOption = Annotated[
+    Path | None, typer.Option(help="Folder that holds the data sets; else the variable FEWSTEP_DATA.")
+]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
+
+
+class SplitName(StrEnum):
+    """Splits to evaluate on."""
+
+    val = "val"
+    test = "test"
+
+
+class NormalizationName(StrEnum):
+    """Policies for batch normalisation."""
+
+    transductive = "transductive"
+    support = "support"
+    running = "running"
+
+
+class CheckpointName(StrEnum):
+    """Meta-parameters to evaluate."""
+
+    best = "best"
+    final = "final"
+
+
+class Figure(StrEnum):
+    """Figures of runs."""
+
+    training = "training"
+    steps = "steps"
+    adaptation = "adaptation"
+
+
+@app.command()
+def recipes() -> None:
+    """List the bundled recipes."""
+    from fewstep.experiments.config import bundled_recipes
+    from fewstep.reporting.tables import recipes_table
+
+    output.print(recipes_table(bundled_recipes()))
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe value; may be repeated."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Train once for each seed, into OUT-seedN.")
+    ] = None,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/RECIPE-seedN.")] = None,
+    device: DeviceOption = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+) -> None:
+    """Meta-train a recipe into a run folder."""
+    from fewstep.experiments.config import load_recipe
+
+    if seed is not None and seeds is not None:
+        raise RecipeError("Give --seed or --seeds, not both.")
+    chosen = _seeds(seeds) if seeds is not None else [seed]
+    jobs: list[tuple[Recipe, Path]] = []
+    for number in chosen:
+        loaded = load_recipe(recipe, [*(settings or []), *([] if number is None else [f"seed={number}"])])
+        folder = Path("runs") / f"{loaded.name}-seed{loaded.seed}" if out is None else out
+        if out is not None and seeds is not None:
+            folder = out.with_name(f"{out.name}-seed{loaded.seed}")
+        jobs.append((loaded, folder))
+    for loaded, folder in jobs:
+        again = " ".join(["fewstep train", recipe, *(f"--set {s}" for s in settings or [])])
+        _train_one(loaded, folder, f"{again} --seed {loaded.seed} --out {folder} --resume", data, device, resume)
+        output.print(f"Trained {loaded.name}: {folder}", highlight=False, soft_wrap=True)
+        output.print(f"Next: fewstep evaluate {folder}", highlight=False, soft_wrap=True)
+
+
+def _seeds(text: str) -> list[int | None]:
+    try:
+        numbers: list[int | None] = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RecipeError(f"--seeds must be whole numbers with commas between: got {text!r}.") from None
+    if len(set(numbers)) < len(numbers):
+        raise RecipeError(f"--seeds must differ from each other: got {text!r}.")
+    return numbers
+
+
+def _train_one(recipe: Recipe, folder: Path, again: str, data: Path | None, device: str, resume: bool) -> None:
+    with messages.status("Loading"):
+        from fewstep.experiments.runs import train as train_run
+    with TrainingProgress(recipe) as progress:
+        try:
+            train_run(
+                recipe,
+                out=folder,
+                data=data,
+                device=device,
+                resume=resume,
+                watchers=[progress, *_tensorboard(folder)],
+            )
+        except Interrupted as error:
+            raise Interrupted(f"{error} Go on with: {again}") from None
+
+
+def _tensorboard(folder: Path) -> list[Any]:
+    from fewstep.training.tensorboard import TensorBoard, available
+
+    return [TensorBoard(folder / "tensorboard")] if available() else []
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    shots: Annotated[int | None, typer.Option(min=1, help="Labelled examples (per class).")] = None,
+    queries: Annotated[int | None, typer.Option(min=1, help="Query examples (per class).")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Inner steps; any number.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks.")] = None,
+    split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
+    normalization: Annotated[NormalizationName | None, typer.Option(help="Batch normalisation of queries.")] = None,
+    checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
+    data: DataOption = None,
+    device: DeviceOption = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Evaluate a run on tasks that it has not seen; the result is stored in the run too."""
+    from fewstep.training.records import RunFolder
+
+    folder = RunFolder(run)
+    with messages.status("Loading"):
+        from fewstep.experiments import runs
+    asked = {"shots": shots, "queries": queries, "normalization": normalization and normalization.value}
+    variants = [asked]
+    if not as_json and not any(asked.values()):
+        variants += [variant.model_dump() for variant in runs.recipe_of(folder).evaluate.variants]
+    results: list[dict[str, Any]] = []
+    for variant in variants:
+        with messages.status("Evaluating") as status:
+            results.append(
+                runs.evaluate(
+                    folder,
+                    **variant,
+                    steps=steps,
+                    tasks=tasks,
+                    split=split.value,
+                    checkpoint=checkpoint.value,
+                    data=data,
+                    device=device,
+                    progress=lambda done: status.update(f"Evaluating: {done} tasks"),
+                )
+            )
+    if as_json:
+        print(json.dumps(results[0]))
+        return
+    from fewstep.reporting.tables import evaluation_table
+
+    output.print(evaluation_table([(run.name, result) for result in results]))
+
+
+@app.command()
+def plot(
+    runs: RunsArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write (.png, .svg or .pdf); by default one per figure in RUN/plots."),
+    ] = None,
+    figure: Annotated[
+        Figure | None, typer.Option(help="Which figure; by default all that the runs have data for.")
+    ] = None,
+) -> None:
+    """Draw training curves, curves over gradient steps, and predictions before and after adaptation."""
+    from fewstep.reporting.report import plot_runs
+
+    for path in plot_runs(runs, out=out, figure=figure.value if figure else None):
+        output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: RunsArgument,
+    out: Annotated[Path, typer.Option(help="Figure to write (.png, .svg or .pdf).")] = Path("compare.png"),
+) -> None:
+    """Compare evaluated runs: one table, one figure. Runs that differ only in the seed are grouped."""
+    from fewstep.reporting.report import compare_runs
+
+    table, path = compare_runs(runs, out)
+    output.print(table)
+    output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the runs and figures.")] = Path("demo")) -> None:
+    """Meta-train on sinusoids in about a minute, beside pretraining and the oracle."""
+    from fewstep.demo import demo as run_demo
+
+    run_demo(out, output, train=_train_one)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib import metadata
+
+    print(metadata.version("fewstep"))
+
+
+@final
+class TrainingProgress:
+    """A progress bar on a terminal; elsewhere one plain line per validation."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._name, self._total = recipe.name, recipe.meta.iterations
+        self._batch_size = recipe.meta.batch_size
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=messages,
+            transient=True,
+            refresh_per_second=4,
+            disable=not messages.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._shown = self._started = time.monotonic()
+        self._first = self._done = 0
+        self._loss: float | None = None
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, iteration: int, record: dict[str, Any]) -> None:
+        """See `Watcher`."""
+        now = time.monotonic()
+        if self._task is None:
+            self._first, self._started = iteration - 1, now
+            self._task = self._bar.add_task(self._name, total=self._total, completed=self._first, state="")
+        self._done = iteration
+        if "query_loss" in record:
+            loss = record["query_loss"]
+            self._loss = loss if self._loss is None else 0.99 * self._loss + 0.01 * loss
+        rate = (iteration - self._first) * self._batch_size / max(now - self._started, 1e-9)
+        if "val_score" in record and not messages.is_terminal:
+            shown = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in ("val_score", "val_steps"))
+            messages.print(
+                f"{self._name}: iteration {iteration} of {self._total}, loss {self._loss:.4g}, {shown}, "
+                f"{rate:.0f} tasks/s",
+                soft_wrap=True,
+            )
+        if now - self._shown > 0.2 or iteration == self._total:
+            self._shown = now
+            self._bar.update(self._task, completed=iteration, state=f"loss {self._loss:.4g}  {rate:,.0f} tasks/s")
+
+
+def main() -> None:
+    """Run the command line; errors that fewstep raises on purpose are one message and an exit code."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("fewstep").setLevel(logging.INFO)
+    try:
+        app(prog_name="fewstep")
+    except Interrupted as error:
+        messages.print(str(error), soft_wrap=True, markup=False)
+        sys.exit(130)
+    except FewstepError as error:
+        messages.print(f"Error: {error}", soft_wrap=True, markup=False)
+        sys.exit(1 if isinstance(error, NonFiniteError) else 2)
+    except KeyboardInterrupt:
+        messages.print("Stopped.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

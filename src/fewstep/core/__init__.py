@@ -1,0 +1,1 @@
+"""Model-agnostic meta-learning as pure functions of parameters: Algorithm 1 and its relatives."""

@@ -1,0 +1,72 @@
+"""Algorithm 1, lines 5-6: adapt parameters to one task by gradient steps on its support set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fewstep.core.rules import State, UpdateRule, selected
+from fewstep.core.trees import detach
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from fewstep.core.types import LossFn, MetaParams, Params
+
+
+def inner_step(
+    loss: LossFn, params: Params, data: Any, rule: UpdateRule, state: State, learned: Params, step: int
+) -> tuple[Params, State]:
+    """One inner gradient step: theta' = theta - alpha grad_theta L(theta) (equation 1).
+
+    Args:
+        loss: Scalar loss of parameters on data.
+        params: theta, all parameters of the model; those that the rule does not select stay as they are.
+        data: What the loss is taken on, usually the support set.
+        rule: How the gradient becomes a step.
+        state: The rule's state.
+        learned: The rule's learnable hyper-parameters.
+        step: Index of this step, from 0.
+
+    Returns:
+        theta' and the rule's new state.
+    """
+    adapting = selected(params, rule)
+    # A first-order rule differentiates at constants: the outer loop then records nothing of the inner gradient.
+    point = adapting if rule.second_order else detach(adapting)
+    fixed = params if rule.second_order else detach(params)
+    grads = torch.func.grad(lambda chosen: loss(fixed | chosen, data))(point)
+    adapted, state = rule(adapting, grads, state, learned, step)
+    return params | adapted, state
+
+
+def adaptation_path(
+    loss: LossFn, meta: MetaParams, batches: Iterable[Any], rule: UpdateRule, start: int = 0
+) -> Iterator[Params]:
+    """Every theta^(k) of the inner loop, from theta^(0), the initialisation itself.
+
+    Args:
+        loss: Scalar support loss of parameters on one of the batches.
+        meta: The initialisation and the rule's learnable hyper-parameters.
+        batches: Data for each step. Supervised learning repeats the support set; reinforcement learning passes fresh
+            trajectories sampled with the parameters that the iterator yielded last.
+        rule: The inner-loop rule.
+        start: Index of the first step, for adaptation that goes on from an earlier one.
+
+    Yields:
+        The parameters before the first step and after each.
+    """
+    params, state = meta.model, rule.init(selected(meta.model, rule))
+    yield params
+    for step, data in enumerate(batches, start):
+        params, state = inner_step(loss, params, data, rule, state, meta.rule, step)
+        yield params
+
+
+def adapt(loss: LossFn, meta: MetaParams, batches: Iterable[Any], rule: UpdateRule) -> Params:
+    """The adapted parameters theta': the last element of `adaptation_path`, whose arguments it takes."""
+    params = meta.model
+    for params in adaptation_path(loss, meta, batches, rule):  # noqa: B007
+        pass
+    return params

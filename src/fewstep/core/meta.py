@@ -1,0 +1,99 @@
+"""Algorithm 1, lines 4-8: the outer gradient of one task, and of a meta-batch."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import torch
+
+from fewstep.core.adapt import adapt
+from fewstep.core.trees import concatenate, detach, leaves, length, subtract, tree_map
+from fewstep.core.types import MetaParams, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from fewstep.core.rules import UpdateRule
+    from fewstep.core.types import LossFn, OverTasks, TaskGradient
+
+
+def query_gradient(support_loss: LossFn, query_loss: LossFn, rule: UpdateRule, steps: int) -> TaskGradient:
+    """The gradient of the query loss after adaptation: grad_theta L_i(theta'_i) (Algorithm 1, lines 5-8).
+
+    Differentiates through the inner loop: MAML and relatives. With zero steps it is joint training.
+
+    Args:
+        support_loss: Loss that the inner loop descends, on `task.support`.
+        query_loss: Loss that the outer loop descends; it sees the whole task.
+        rule: The inner-loop rule; a `Detached` one gives the first-order gradient.
+        steps: Number of inner steps.
+
+    Returns:
+        A function of the meta-parameters and one task.
+    """
+
+    def objective(meta: MetaParams, task: Task) -> Tensor:
+        adapted = adapt(support_loss, meta, repeat(task.support, steps), rule)
+        return query_loss(adapted, task)
+
+    return torch.func.grad_and_value(objective)
+
+
+def displacement(support_loss: LossFn, query_loss: LossFn, rule: UpdateRule, steps: int) -> TaskGradient:
+    """How far adaptation moves the parameters: theta - theta'_i (Reptile, Nichol et al. 2018).
+
+    Descending it moves the initialisation towards the adapted parameters; nothing is differentiated twice.
+
+    Args:
+        support_loss: Loss that the inner loop descends, on `task.support`.
+        query_loss: Only reported.
+        rule: The inner-loop rule.
+        steps: Number of inner steps.
+
+    Returns:
+        A function of the meta-parameters and one task.
+    """
+
+    def gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
+        adapted = adapt(support_loss, meta, repeat(task.support, steps), rule)
+        moved = MetaParams(subtract(meta.model, adapted), tree_map(torch.zeros_like, meta.rule))
+        return moved, query_loss(adapted, task)
+
+    return gradient
+
+
+def meta_gradient(
+    task_gradient: TaskGradient, meta: MetaParams, tasks: Task | Sequence[Task], over_tasks: OverTasks
+) -> tuple[MetaParams, Tensor]:
+    """The outer gradient of a meta-batch: the mean of its tasks' gradients (Algorithm 1, line 8).
+
+    Args:
+        task_gradient: From `query_gradient` or `displacement`.
+        meta: The meta-parameters.
+        tasks: A `Task` with a leading `tasks` axis; where sizes differ, a list of such, one for each size.
+        over_tasks: How the map over tasks is executed.
+
+    Returns:
+        The gradient, shaped like `meta`, and the query losses `[tasks]`.
+    """
+    mapped = over_tasks(task_gradient)
+    meta = detach(meta)  # leaves that require grad would keep the graph of every inner step alive
+    gradients, losses = concatenate([mapped(meta, group) for group in same_size_groups(tasks)])
+    return tree_map(lambda leaf: leaf.mean(0), gradients), losses
+
+
+def same_size_groups(tasks: Task | Sequence[Task]) -> list[Task]:
+    """A meta-batch as a list of stacked tasks of one size; raises ValueError if empty or uneven."""
+    groups = [tasks] if isinstance(tasks, Task) else list(tasks)
+    if not groups or not all(length(group) for group in groups):
+        raise ValueError("A meta-batch must hold at least one task: got none. Raise the number of tasks to sample.")
+    for group in groups:
+        if len(sizes := {leaf.shape[0] for leaf in leaves(group)}) > 1:
+            raise ValueError(
+                "The tensors of a meta-batch must lead with one number of tasks: got "
+                f"{', '.join(map(str, sorted(sizes)))}. Stack tasks of one size; pass several sizes as a list."
+            )
+    return groups

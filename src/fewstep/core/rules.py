@@ -1,0 +1,331 @@
+"""Inner-loop rules: how one gradient becomes one inner step.
+
+A rule is a frozen value with the four methods of `UpdateRule`. The concrete rules are optimizers written as pure
+functions, so that the outer loop can differentiate through them; the wrappers change one thing about any rule, and
+compose: `Detached(Only("head.*", Sgd(0.1)))` is first-order ANIL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, Protocol, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from fewstep.core.types import Params
+
+State: TypeAlias = dict[str, Params]
+"""What a rule carries from one inner step to the next; empty for SGD."""
+
+
+class UpdateRule(Protocol):
+    """How one gradient becomes one inner step. Every method sees adapted parameters only."""
+
+    @property
+    def second_order(self) -> bool:
+        """Whether the outer gradient flows through the inner gradients."""
+        ...
+
+    def selects(self, name: str) -> bool:
+        """Whether the inner loop adapts this parameter."""
+        ...
+
+    def hyperparameters(self, params: Params) -> Params:
+        """What the outer loop may learn about this rule, at its initial value: `{}` for MAML."""
+        ...
+
+    def init(self, params: Params) -> State:
+        """The state before the first step: `{}` for SGD; moments for momentum and Adam."""
+        ...
+
+    def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
+        """One update.
+
+        Args:
+            params: The adapted parameters, theta^(k).
+            grads: Gradient of the support loss at `params`.
+            state: As left by the step before.
+            learned: The current values of `hyperparameters`.
+            step: k, from 0.
+
+        Returns:
+            theta^(k+1) and the new state.
+        """
+        ...
+
+
+def selected(params: Params, rule: UpdateRule) -> Params:
+    """The parameters that the inner loop adapts."""
+    return {name: value for name, value in params.items() if rule.selects(name)}
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The defaults of a concrete rule: adapts everything, second-order, nothing to learn, no state."""
+
+    @property
+    def second_order(self) -> bool:
+        return True
+
+    def selects(self, name: str) -> bool:  # noqa: ARG002
+        return True
+
+    def hyperparameters(self, params: Params) -> Params:  # noqa: ARG002
+        return {}
+
+    def init(self, params: Params) -> State:  # noqa: ARG002
+        return {}
+
+
+@final
+@dataclass(frozen=True)
+class Sgd(_Rule):
+    """Gradient descent (Finn et al. 2017, equation 1): theta' = theta - lr * g.
+
+    Attributes:
+        lr: alpha, the inner step size.
+    """
+
+    lr: float
+
+    def __call__(
+        self,
+        params: Params,
+        grads: Params,
+        state: State,
+        learned: Params,  # noqa: ARG002
+        step: int,  # noqa: ARG002
+    ) -> tuple[Params, State]:
+        """One step; see `UpdateRule`."""
+        return {name: value - self.lr * grads[name] for name, value in params.items()}, state
+
+
+@final
+@dataclass(frozen=True)
+class Momentum(_Rule):
+    """Heavy-ball gradient descent, as in `torch.optim.SGD`: v' = m v + g, theta' = theta - lr v'.
+
+    Attributes:
+        lr: Inner step size.
+        momentum: m.
+        nesterov: Step along g + m v' instead of v'.
+    """
+
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def init(self, params: Params) -> State:
+        """Zero velocity."""
+        return {"velocity": {name: torch.zeros_like(value) for name, value in params.items()}}
+
+    def __call__(
+        self,
+        params: Params,
+        grads: Params,
+        state: State,
+        learned: Params,  # noqa: ARG002
+        step: int,  # noqa: ARG002
+    ) -> tuple[Params, State]:
+        """One step; see `UpdateRule`."""
+        velocity = {name: self.momentum * v + grads[name] for name, v in state["velocity"].items()}
+        along = {name: grads[name] + self.momentum * v for name, v in velocity.items()} if self.nesterov else velocity
+        return {name: value - self.lr * along[name] for name, value in params.items()}, {"velocity": velocity}
+
+
+@final
+@dataclass(frozen=True)
+class Adam(_Rule):
+    """Adam (Kingma and Ba 2015), as in `torch.optim.Adam`, differentiable everywhere.
+
+    m' = b1 m + (1-b1) g,  v' = b2 v + (1-b2) g^2,  theta' = theta - lr m^ / (sqrt(v^) + eps), hats for bias correction.
+
+    Attributes:
+        lr: Inner step size.
+        beta1: b1.
+        beta2: b2.
+        eps: Added to the root.
+    """
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def init(self, params: Params) -> State:
+        """Zero moments."""
+        return {
+            moment: {name: torch.zeros_like(value) for name, value in params.items()} for moment in ("mean", "square")
+        }
+
+    def __call__(
+        self,
+        params: Params,
+        grads: Params,
+        state: State,
+        learned: Params,  # noqa: ARG002
+        step: int,
+    ) -> tuple[Params, State]:
+        """One step; see `UpdateRule`."""
+        mean = {n: self.beta1 * m + (1 - self.beta1) * grads[n] for n, m in state["mean"].items()}
+        square = {n: self.beta2 * v + (1 - self.beta2) * grads[n].square() for n, v in state["square"].items()}
+        mean_bias, square_bias = 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (step + 1)
+        adapted = {
+            n: value - self.lr * (mean[n] / mean_bias) / (_safe_sqrt(square[n] / square_bias) + self.eps)
+            for n, value in params.items()
+        }
+        return adapted, {"mean": mean, "square": square}
+
+
+def _safe_sqrt(square: Tensor) -> Tensor:
+    """Sqrt with derivative 0 at 0: a parameter with no gradient would otherwise give 0 * inf = nan outside."""
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class LearnedSgd(_Rule):
+    """Gradient descent whose rates the outer loop learns: theta' = theta - a * g, a in `MetaParams.rule`.
+
+    Attributes:
+        lr: Initial value of every rate.
+        per: What has a rate of its own: everything together ("scalar"), each "tensor" (Antoniou et al. 2019), or
+            each "parameter", elementwise (Meta-SGD, Li et al. 2017).
+    """
+
+    lr: float
+    per: Literal["scalar", "tensor", "parameter"] = "parameter"
+
+    def hyperparameters(self, params: Params) -> Params:
+        """The rates, all at `lr`."""
+        if self.per == "scalar":
+            return {"lr": next(iter(params.values())).new_tensor(self.lr)}
+        if self.per == "tensor":
+            return {f"lr.{name}": value.new_tensor(self.lr) for name, value in params.items()}
+        return {f"lr.{name}": torch.full_like(value, self.lr) for name, value in params.items()}
+
+    def __call__(
+        self,
+        params: Params,
+        grads: Params,
+        state: State,
+        learned: Params,
+        step: int,  # noqa: ARG002
+    ) -> tuple[Params, State]:
+        """One step; see `UpdateRule`."""
+        rates = {n: learned["lr" if self.per == "scalar" else f"lr.{n}"] for n in params}
+        return {n: value - rates[n] * grads[n] for n, value in params.items()}, state
+
+
+@dataclass(frozen=True)
+class _Wrapper:
+    """Does what the wrapped rule does; each wrapper overrides one method."""
+
+    rule: UpdateRule
+
+    @property
+    def second_order(self) -> bool:
+        return self.rule.second_order
+
+    def selects(self, name: str) -> bool:
+        return self.rule.selects(name)
+
+    def hyperparameters(self, params: Params) -> Params:
+        return self.rule.hyperparameters(params)
+
+    def init(self, params: Params) -> State:
+        return self.rule.init(params)
+
+    def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
+        return self.rule(params, grads, state, learned, step)
+
+
+@final
+@dataclass(frozen=True)
+class Detached(_Wrapper):
+    """First order: inner gradients are constants to the outer loop (section 5.2, "first-order approximation").
+
+    `inner_step` honours it by differentiating at a detached point, so no graph of the inner gradient is ever built.
+    """
+
+    @property
+    def second_order(self) -> bool:
+        """Never."""
+        return False
+
+
+@final
+@dataclass(frozen=True)
+class Clipped(_Wrapper):
+    """Clips every element of the inner gradient to [-bound, bound] before the wrapped rule sees it."""
+
+    bound: float
+
+    def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
+        """One step; see `UpdateRule`."""
+        clipped = {name: grad.clamp(-self.bound, self.bound) for name, grad in grads.items()}
+        return self.rule(params, clipped, state, learned, step)
+
+
+@dataclass(frozen=True)
+class _Patterned(_Wrapper):
+    """A wrapper that chooses parameters by name; a pattern that matches none is a mistake, not a choice."""
+
+    patterns: tuple[str, ...]
+
+    def __init__(self, patterns: str | tuple[str, ...], rule: UpdateRule) -> None:
+        object.__setattr__(self, "rule", rule)
+        object.__setattr__(self, "patterns", (patterns,) if isinstance(patterns, str) else tuple(patterns))
+
+    def matches(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Only(_Patterned):
+    """Adapts only the parameters whose name matches a shell pattern: `Only("head.*", Sgd(0.1))` is ANIL."""
+
+    def selects(self, name: str) -> bool:
+        """Whether the name matches and the wrapped rule selects it."""
+        return self.matches(name) and self.rule.selects(name)
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Except(_Patterned):
+    """Adapts all parameters but those whose name matches: `Except("head.*", Sgd(0.1))` is BOIL."""
+
+    def selects(self, name: str) -> bool:
+        """Whether the name does not match and the wrapped rule selects it."""
+        return not self.matches(name) and self.rule.selects(name)
+
+
+def check_rule(rule: UpdateRule, params: Params) -> None:
+    """Check that every pattern of a rule means something for these parameters.
+
+    Args:
+        rule: An inner-loop rule, perhaps of several wrappers.
+        params: The model's learnable parameters.
+
+    Raises:
+        ValueError: A pattern matches no parameter, or the rule adapts none.
+    """
+    inner: UpdateRule | None = rule
+    while isinstance(inner, _Wrapper):
+        if isinstance(inner, _Patterned):
+            for pattern in inner.patterns:
+                if not any(fnmatchcase(name, pattern) for name in params):
+                    raise ValueError(
+                        f"{type(inner).__name__} expects patterns that match a parameter: {pattern!r} matches none "
+                        f"of {', '.join(params)}. Use shell patterns such as 'head.*' or '*.bias'."
+                    )
+        inner = inner.rule
+    if not selected(params, rule):
+        raise ValueError(
+            f"The inner loop must adapt at least one parameter: {rule} selects none of {', '.join(params)}. "
+            "Change its patterns, or unfreeze a parameter (requires_grad=True)."
+        )

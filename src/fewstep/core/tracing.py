@@ -1,0 +1,71 @@
+"""Record a function's tensor operations once, and replay them without the Python that led to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.fx import GraphModule, Node
+
+_aten = torch.ops.aten
+_RESHAPES = (_aten.view.default, _aten._unsafe_view.default)
+_ALIASES = (_aten.alias.default, _aten.detach.default)
+
+
+def record(function: Callable[..., Any], *args: Any) -> GraphModule:
+    """The tensor operations that a function performs on these arguments, as a callable of the same arguments.
+
+    Derivatives and maps of `torch.func` become plain operations. What remains is without those that only rename or
+    reshape a tensor to what it is already; the others are untouched, so results are equal bit for bit.
+
+    Args:
+        function: Depends on nothing but its arguments.
+        *args: Trees of tensors.
+
+    Returns:
+        The recorded operations; valid for arguments of the same structure, shapes, types and device.
+    """
+    recorded = make_fx(function)(*args)
+    while any([_simplify(node) for node in recorded.graph.nodes]):
+        recorded.graph.eliminate_dead_code()
+    recorded.recompile()
+    return recorded
+
+
+def _simplify(node: Node) -> bool:
+    """Lead the users of a node that does nothing past it; whether anything changed."""
+    source = node.args[0] if node.op == "call_function" and node.args else None
+    if source is None or not hasattr(source, "op") or not node.users:
+        return False
+    past = _equal_to(node, source)
+    if past is not None:
+        node.replace_all_uses_with(past)
+        return True
+    if node.target in _RESHAPES and source.target in _RESHAPES:
+        node.args = (source.args[0], node.args[1])
+        return True
+    return False
+
+
+def _equal_to(node: Node, source: Any) -> Node | None:
+    """An earlier node whose tensor is the same as this node's, or None."""
+    if node.target in _ALIASES:
+        return source
+    shape = _shape(node)
+    if shape is not None and node.target in (*_RESHAPES, _aten.expand.default) and shape == _shape(source):
+        return source
+    if shape is not None and node.target is _aten.transpose.int and source.target is _aten.transpose.int:
+        swapped = [{axis % len(shape) for axis in n.args[1:]} for n in (node, source)]
+        return source.args[0] if swapped[0] == swapped[1] else None
+    return None
+
+
+def _shape(node: Any) -> tuple[int, ...] | None:
+    """Of the node's tensor, as seen while recording; None where it was not seen, or is no single tensor."""
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if shape is None else tuple(shape)

@@ -1,0 +1,30 @@
+"""The errors that fewstep raises on purpose.
+
+Each message has three parts: what was expected, what came, what to do.
+"""
+
+from __future__ import annotations
+
+
+class FewstepError(Exception):
+    """Base of every error that the command line reports as one message instead of a traceback."""
+
+
+class RecipeError(FewstepError):
+    """A recipe, or a value set over it, cannot be run as written."""
+
+
+class DataError(FewstepError):
+    """Data is missing, unreadable or not of the kind that was asked for."""
+
+
+class RunError(FewstepError):
+    """A run folder, or a file in it, cannot be used as asked."""
+
+
+class NonFiniteError(FewstepError):
+    """A loss or a meta-gradient became infinite or not-a-number; nothing was updated with it."""
+
+
+class Interrupted(FewstepError):  # noqa: N818  (a request that was honoured, not a fault)
+    """Training was asked to stop (Ctrl-C or SIGTERM) and did, after writing its checkpoint."""

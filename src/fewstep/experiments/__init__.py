@@ -1,0 +1,1 @@
+"""Experiments as data: recipes, and building what they describe."""

@@ -1,0 +1,292 @@
+"""Algorithm 2: meta-learning for few-shot supervised learning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.core.adapt import adapt, adaptation_path
+from fewstep.core.algorithms import Algorithm
+from fewstep.core.functional import FunctionalModule, Normalization, Statistics
+from fewstep.core.meta import meta_gradient, same_size_groups
+from fewstep.core.over_tasks import auto
+from fewstep.core.rules import check_rule, selected
+from fewstep.core.trees import concatenate, index, leaves, to_device
+from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
+from fewstep.errors import NonFiniteError
+
+Loss: TypeAlias = Callable[[Any, Any], Tensor]
+"""Scalar loss of a module's outputs and the targets."""
+
+OptimizerFactory: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+def adam(lr: float = 1e-3) -> OptimizerFactory:
+    """The paper's meta-optimizer, Adam with meta step size beta = `lr`."""
+    return lambda tensors: torch.optim.Adam(tensors, lr=lr, fused=True)
+
+
+@final
+@dataclass(frozen=True)
+class Adapted:
+    """A model adapted to one task: call it on new inputs.
+
+    Attributes:
+        params: theta', all parameters of the model.
+        statistics: What batch normalisation uses under the `support` policy; None under the others.
+    """
+
+    params: Params
+    statistics: Statistics | None
+    _module: FunctionalModule
+
+    @torch.no_grad()
+    def __call__(self, inputs: Any) -> Any:
+        """The module's outputs on new inputs of this task, of the form that the module takes."""
+        device = next(iter(self.params.values())).device
+        return self._module(self.params, to_device(inputs, device), self.statistics)
+
+    def as_module(self) -> nn.Module:
+        """An ordinary `nn.Module` with the adapted parameters, in evaluation mode."""
+        return self._module.as_module(self.params, self.statistics)
+
+
+@final
+class SupervisedLearner:
+    """MAML for few-shot supervised learning (Algorithm 2), and every relative of it in `core.algorithms`.
+
+    Args:
+        module: Any `nn.Module`; it is copied, not changed.
+        loss: Scalar loss of outputs and targets of one batch.
+        algorithm: Inner rule, inner steps and outer gradient, for instance `maml(Sgd(0.01), steps=1)`.
+        optimizer: Makes the meta-optimizer over the leaves of the meta-parameters.
+        schedule: Makes a learning-rate schedule of it, stepped once per meta-update.
+        normalization: Policy for batch normalisation.
+        metrics: More functions of outputs and targets to evaluate, by name; "loss" is always there.
+        loss_scale: Factor on the loss inside and outside; reported losses are without it.
+        clip_value: Bound on every element of the meta-gradient (the paper's MiniImagenet: 10).
+        clip_norm: Bound on the norm of the meta-gradient.
+        over_tasks: How the map over tasks is executed.
+        device: Where parameters and computation live.
+
+    Raises:
+        ValueError: The module cannot be meta-learned as it is, or the rule's patterns do not fit it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        algorithm: Algorithm,
+        *,
+        optimizer: OptimizerFactory | None = None,
+        schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+        normalization: Normalization = "transductive",
+        metrics: Mapping[str, Loss] | None = None,
+        loss_scale: float = 1.0,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        over_tasks: OverTasks | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        second_order = algorithm.rule.second_order and algorithm.steps > 0
+        self.module = FunctionalModule(module, normalization, second_order=second_order).to(device)
+        check_rule(algorithm.rule, self.module.params)
+        self.algorithm = algorithm
+        self.normalization: Normalization = normalization
+        self.device = torch.device(device)
+        self.iteration = 0
+        params = self.module.params
+        self.meta = MetaParams(params, algorithm.rule.hyperparameters(selected(params, algorithm.rule)))
+        self._loss, self._loss_scale = loss, loss_scale
+        self._metrics: dict[str, Loss] = {"loss": loss, **(metrics or {})}
+        self._clip_value, self._clip_norm = clip_value, clip_norm
+        self._over_tasks = over_tasks or auto()
+        self._task_gradient = algorithm.gradient(self._support_loss, self._query_loss, algorithm.rule, algorithm.steps)
+        self._curves: dict[tuple[int, Normalization], Callable[[MetaParams, Task], dict[str, list[Tensor]]]] = {}
+        self._leaves = list(leaves(self.meta))
+        self._optimizer = (optimizer or adam())(self._leaves)
+        self._schedule = schedule(self._optimizer) if schedule else None
+        self._checked = False
+
+    def step(self, tasks: Task | Sequence[Task]) -> dict[str, float]:
+        """One meta-update (Algorithm 2, lines 4-10): theta <- theta - beta grad sum_i L_i(theta'_i).
+
+        Args:
+            tasks: A meta-batch: a `Task` with a leading `tasks` axis, or a list of them, one for each size.
+
+        Returns:
+            Mean query loss after adaptation, and the norm of the meta-gradient.
+
+        Raises:
+            NonFiniteError: A loss or gradient is not finite; the meta-parameters stay as they were.
+        """
+        tasks = self._prepared(tasks)
+        self.module.train()
+        gradient, losses = meta_gradient(self._task_gradient, self.meta, tasks, self._over_tasks)  # lines 5-9
+        gradients = list(leaves(gradient))
+        norm = torch.nn.utils.get_total_norm(gradients)
+        loss = losses.mean().item()
+        if not (math.isfinite(loss) and math.isfinite(norm.item())):
+            self._raise_non_finite(tasks)
+        self._meta_update(gradients, norm)  # line 10
+        return {"query_loss": loss / self._loss_scale, "gradient_norm": norm.item()}
+
+    def adapt(self, support: Batch, steps: int | None = None) -> Adapted:
+        """Adapt to one task.
+
+        Args:
+            support: Labelled examples `[examples, ...]`, without a `tasks` axis.
+            steps: Inner steps; by default as many as in training.
+
+        Returns:
+            The adapted model, to be called on new inputs.
+        """
+        rule, steps = self.algorithm.rule, self.algorithm.steps if steps is None else steps
+        self.module.train(False)
+        support = to_device(support, self.device)
+        with torch.no_grad():
+            params = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
+            return Adapted(params, self._query_statistics(params, support, self.normalization), self.module)
+
+    def evaluate(
+        self, tasks: Task | Sequence[Task], steps: int, normalization: Normalization | None = None
+    ) -> dict[str, Tensor]:
+        """Query metrics along the adaptation to each task; keeps no graph.
+
+        Args:
+            tasks: As for `step`.
+            steps: S, inner steps; any number, whatever was trained with.
+            normalization: Policy for the query sets, by default the learner's own.
+
+        Returns:
+            For each metric, `[tasks, S + 1]`: before the first step and after each.
+        """
+        tasks = self._prepared(tasks)
+        self.module.train(False)
+        key = (steps, normalization or self.normalization)
+        if key not in self._curves:
+            self._curves[key] = self._curve(*key)
+        mapped = self._over_tasks(self._curves[key])
+        with torch.no_grad():
+            curves = concatenate([mapped(self.meta, group) for group in same_size_groups(tasks)])
+        return {name: torch.stack(values, dim=1).cpu() for name, values in curves.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Meta-parameters, optimizer, schedule and the number of updates: all that a resume needs."""
+        return {
+            "iteration": self.iteration,
+            "meta": self.meta._asdict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict() if self._schedule else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: It belongs to another model or rule.
+        """
+        self.load_meta(MetaParams(**state["meta"]))
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._schedule:
+            self._schedule.load_state_dict(state["schedule"])
+        self.iteration = state["iteration"]
+
+    @torch.no_grad()
+    def load_meta(self, meta: MetaParams) -> None:
+        """Take over meta-parameters, leaving the optimizer as it is.
+
+        Raises:
+            ValueError: They belong to another model or rule.
+        """
+        for part, own, new in zip(MetaParams._fields, self.meta, meta, strict=True):
+            expected = {name: tuple(value.shape) for name, value in own.items()}
+            came = {name: tuple(value.shape) for name, value in new.items()}
+            if expected != came:
+                differing = sorted(n for n in expected | came if expected.get(n) != came.get(n))
+                raise ValueError(
+                    f"Meta-parameters ({part}) must have the names and shapes of this learner's: they differ in "
+                    + ", ".join(f"{n} (expected {expected.get(n)}, got {came.get(n)})" for n in differing[:5])
+                    + ". Build the learner with the model and algorithm that they were trained with."
+                )
+            for name, value in own.items():
+                value.copy_(new[name])
+
+    def _support_loss(self, params: Params, support: Batch) -> Tensor:
+        return self._loss_scale * self._loss(self.module(params, support.inputs), support.targets)
+
+    def _query_loss(self, params: Params, task: Task) -> Tensor:
+        outputs = self._query_outputs(params, task, self.normalization)
+        return self._loss_scale * self._loss(outputs, task.query.targets)
+
+    def _query_outputs(self, params: Params, task: Task, normalization: Normalization) -> Any:
+        statistics = self._query_statistics(params, task.support, normalization)
+        return self.module(params, task.query.inputs, statistics)
+
+    def _query_statistics(self, params: Params, support: Batch, normalization: Normalization) -> Statistics | None:
+        return self.module.statistics(params, support.inputs) if normalization == "support" else None
+
+    def _curve(self, steps: int, normalization: Normalization) -> Callable[[MetaParams, Task], dict[str, list[Tensor]]]:
+        def curve(meta: MetaParams, task: Task) -> dict[str, list[Tensor]]:
+            path = adaptation_path(self._support_loss, meta, repeat(task.support, steps), self.algorithm.rule)
+            outputs = [self._query_outputs(params, task, normalization) for params in path]
+            return {
+                name: [metric(output, task.query.targets) for output in outputs]
+                for name, metric in self._metrics.items()
+            }
+
+        return curve
+
+    @torch.no_grad()
+    def _meta_update(self, gradients: list[Tensor], norm: Tensor) -> None:
+        for leaf, gradient in zip(self._leaves, gradients, strict=True):
+            leaf.grad = gradient
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._leaves, self._clip_norm, norm)
+        if self._clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self._leaves, self._clip_value)
+        self._optimizer.step()
+        if self._schedule:
+            self._schedule.step()
+        self.iteration += 1
+
+    def _prepared(self, tasks: Task | Sequence[Task]) -> list[Task]:
+        groups = same_size_groups(tasks)
+        if self.device.type != "cpu":
+            groups = [to_device(group, self.device) for group in groups]
+        if not self._checked:
+            self.module.check_pure(index(groups[0], 0).support.inputs)
+            self._checked = True
+        return groups
+
+    def _raise_non_finite(self, groups: Iterable[Task]) -> None:
+        """Find the tasks at fault, once there is a fault: the healthy iterations pay nothing for it."""
+        described: list[str] = []
+        first = 0
+        for group in groups:
+            support = self._over_tasks(lambda meta, task: self._support_loss(meta.model, task.support))
+            support_losses = support(self.meta, group)
+            gradients, query_losses = self._over_tasks(self._task_gradient)(self.meta, group)
+            for i, query_loss in enumerate(query_losses):
+                if not math.isfinite(support_losses[i]):
+                    described.append(f"task {first + i} (support loss {support_losses[i].item()})")
+                elif not math.isfinite(query_loss):
+                    described.append(f"task {first + i} (query loss {query_loss.item()})")
+                elif not all(bool(leaf[i].isfinite().all()) for leaf in leaves(gradients)):
+                    described.append(f"task {first + i} (meta-gradient)")
+            first += len(query_losses)
+        what = ", ".join(described[:5]) or "the mean over the meta-batch"
+        more = f" and {len(described) - 5} more tasks" if len(described) > 5 else ""
+        raise NonFiniteError(
+            f"Losses and meta-gradients must be finite: iteration {self.iteration + 1} gave infinity or nan in "
+            f"{what}{more}. If it is the support loss, look for bad values in the data; else the inner loop "
+            "diverges: lower the inner learning rate, take fewer steps, or clip the inner gradient "
+            "(algorithm.clip) or the meta-gradient (meta.clip_norm)."
+        )

@@ -1,0 +1,1 @@
+"""Plain networks, with no meta-learning in them."""

@@ -1,0 +1,88 @@
+"""The paper's own numbers (Finn et al. 2017, arXiv 1703.03400) for the bundled recipes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Published(NamedTuple):
+    """What the paper reports for one setting.
+
+    Attributes:
+        source: The table.
+        protocol: How it was measured, as far as the paper or its code says.
+        metric: "mse", or "accuracy" as a fraction.
+        values: Mean and half-width of the 95 % interval (None: not given), by number of gradient steps.
+    """
+
+    source: str
+    protocol: str
+    metric: str
+    values: Mapping[int, tuple[float, float | None]]
+
+
+class _Setting(NamedTuple):
+    tasks: str
+    algorithm: str
+    regularizer: str | None
+    ways: int | None
+    shots: int
+
+
+_TASKS = {
+    "sinusoid-5shot": "sinusoid",
+    "sinusoid-10shot": "sinusoid",
+    "sinusoid-20shot": "sinusoid",
+    "sinusoid-pretrained": "sinusoid",
+    "sinusoid-averaging": "sinusoid",
+    "omniglot-5way-1shot": "omniglot",
+}
+"""Tasks of the recipes that the paper has numbers for; not the oracle, which it shows as a curve only."""
+
+
+def _sinusoid(one: float, five: float, ten: float) -> Published:
+    return Published("Table 2", "600 tasks", "mse", {1: (one, None), 5: (five, None), 10: (ten, None)})
+
+
+def _omniglot(accuracy: float, ci95: float) -> Published:
+    protocol = "600 tasks, as many queries as shots, transductive"
+    return Published("Table 1", protocol, "accuracy", {3: (accuracy, ci95)})
+
+
+_NUMBERS = {
+    _Setting("sinusoid", "maml", None, None, 5): _sinusoid(0.67, 0.38, 0.35),
+    _Setting("sinusoid", "joint", None, None, 5): _sinusoid(2.41, 2.23, 2.19),
+    _Setting("sinusoid", "averaging", "none", None, 5): _sinusoid(4.19, 3.85, 3.69),
+    _Setting("sinusoid", "averaging", "l2", None, 5): _sinusoid(7.18, 5.69, 5.60),
+    _Setting("sinusoid", "averaging", "to_mean", None, 5): _sinusoid(2.91, 2.72, 2.71),
+    _Setting("omniglot", "maml", None, 5, 1): _omniglot(0.987, 0.004),
+    _Setting("omniglot", "maml", None, 5, 5): _omniglot(0.999, 0.001),
+}
+
+
+def published(evaluation: Mapping[str, Any]) -> Published | None:
+    """The paper's numbers for the setting of an evaluation.
+
+    Args:
+        evaluation: As `reading.evaluations` gives it, which adds the `regularizer` of averaging.
+
+    Returns:
+        The numbers, or None where the paper has none: another recipe, algorithm, metric, number of ways or
+        shots, meta-validation tasks, or images normalised otherwise than transductively.
+    """
+    setting = _Setting(
+        _TASKS.get(evaluation["recipe"], ""),
+        evaluation["algorithm"],
+        evaluation.get("regularizer"),
+        evaluation.get("ways"),
+        evaluation["shots"],
+    )
+    found = _NUMBERS.get(setting)
+    if found is None or found.metric != evaluation["metric"] or evaluation["split"] != "test":
+        return None
+    if setting.tasks == "omniglot" and evaluation.get("normalization") != "transductive":
+        return None
+    return found

@@ -1,0 +1,148 @@
+"""What tables and figures share: reading run folders, and saying how a number was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fewstep.errors import RunError
+from fewstep.training.records import read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from fewstep.training.records import RunFolder
+
+    Entry = tuple[str, Mapping[str, Any]]
+    """A label and an evaluation: a row of a table, a curve of a figure."""
+
+METRICS = {"mse": "mean squared error", "accuracy": "accuracy (%)", "loss": "loss"}
+
+
+class Point(NamedTuple):
+    """A metric after some gradient steps, accuracy in percent; nan where it is unknown or not finite.
+
+    Attributes:
+        step: Number of gradient steps.
+        mean: Over tasks, and over seeds if there are several.
+        plus_minus: What stands behind "±"; `interval_note` says what that is.
+    """
+
+    step: int
+    mean: float
+    plus_minus: float
+
+
+def evaluations(run: RunFolder) -> list[dict[str, Any]]:
+    """All evaluations of a run, each with the `regularizer` of an averaging run added.
+
+    Raises:
+        RunError: There are none yet.
+    """
+    found = run.evaluations()
+    if not found:
+        raise RunError(
+            f"A report needs an evaluation of every run: {run.path} has none. Run `fewstep evaluate {run.path}` first."
+        )
+    regularizer = run.config.get("algorithm", {}).get("regularizer")
+    return [{"regularizer": regularizer, **evaluation} if regularizer else evaluation for evaluation in found]
+
+
+def illustrations(run: RunFolder) -> list[dict[str, Any]]:
+    """Examples of adaptation to one task, left by `fewstep evaluate` if tasks have one input and one target.
+
+    Raises:
+        RunError: There are none.
+    """
+    path = run.path / "illustration.json"
+    found = read_json(path) if path.is_file() else []
+    if not found:
+        raise RunError(
+            f"An adaptation figure needs an example task: {run.path} has none in illustration.json. "
+            f"Run `fewstep evaluate {run.path}` first; only tasks of one input and one target have a curve."
+        )
+    return found
+
+
+def curve(evaluation: Mapping[str, Any]) -> list[Point]:
+    """The metric along the gradient steps, in the unit that is shown."""
+    unit = 100 if evaluation["metric"] == "accuracy" else 1
+    key = "spread" if seeds(evaluation) > 1 else "ci95"
+    return [Point(row["step"], unit * finite(row["mean"]), unit * finite(row[key])) for row in evaluation["steps"]]
+
+
+def finite(value: float | None) -> float:
+    """A number that can be shown: nan for whatever is missing or not finite."""
+    return value if value is not None and math.isfinite(value) else math.nan
+
+
+def seeds(evaluation: Mapping[str, Any]) -> int:
+    """Number of training seeds behind an evaluation."""
+    return len(evaluation.get("seeds", [None]))
+
+
+def algorithm_name(evaluation: Mapping[str, Any]) -> str:
+    """The algorithm, with the regulariser of averaging."""
+    regularizer = evaluation.get("regularizer")
+    return f"{evaluation['algorithm']} ({regularizer})" if regularizer else evaluation["algorithm"]
+
+
+def required(entries: Sequence[Entry]) -> None:
+    """Check that there is something to show.
+
+    Raises:
+        RunError: There is not.
+    """
+    if not entries:
+        raise RunError("A report needs at least one evaluation: got none. Run `fewstep evaluate RUN` first.")
+
+
+def differing(entries: Iterable[Entry], fields: Iterable[str]) -> list[str]:
+    """Those of the fields that are not the same in all evaluations."""
+    rows = [evaluation for _, evaluation in entries]
+    return [field for field in fields if any(row.get(field) != rows[0].get(field) for row in rows)]
+
+
+def described(field: str, evaluation: Mapping[str, Any]) -> str:
+    """One setting of an evaluation in words, or "" if it does not apply."""
+    value = evaluation.get(field)
+    per_class = " per class" if evaluation.get("ways") is not None else ""
+    match field, value:
+        case "queries", None:
+            return "all other examples as queries"
+        case _, None:
+            return ""
+        case "metric", _:
+            return METRICS.get(value, str(value))
+        case "tasks", _:
+            return f"{value} task{'s' * (value != 1)}"
+        case "split", _:
+            return "meta-validation" if value == "val" else f"meta-{value}"
+        case "ways" | "shots", _:
+            return f"{value}-{field.removesuffix('s')}"
+        case "queries", 1:
+            return f"1 query{per_class}"
+        case "queries", _:
+            return f"{value} queries{per_class}"
+        case "normalization", _:
+            return f"{value} normalization"
+        case "checkpoint", _:
+            return f"{value} meta-parameters"
+        case "inner_lr", list():
+            return f"inner rates {', '.join(f'{rate:g}' for rate in value)}"
+        case "inner_lr", _:
+            return f"inner rate {value:g}"
+        case "fingerprint", _:
+            return f"fingerprint of tasks {value}"
+        case _:
+            return f"{field} {value}"
+
+
+def interval_note(entries: Iterable[Entry]) -> str:
+    """What "±" means for these evaluations, in one line."""
+    several = {seeds(evaluation) > 1 for _, evaluation in entries}
+    task = "95 % confidence interval over tasks"
+    spread = "standard deviation over training seeds"
+    if several == {True}:
+        return spread
+    return f"{task}; with several seeds, {spread}" if True in several else task

@@ -1,0 +1,93 @@
+"""What `fewstep plot` and `fewstep compare` make of run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fewstep.errors import RunError
+from fewstep.reporting.groups import grouped_by_seed
+from fewstep.reporting.plots import adaptation_figure, learning_curve_figure, training_figure
+from fewstep.reporting.reading import illustrations
+from fewstep.reporting.tables import evaluation_table
+from fewstep.training.records import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.table import Table
+
+Figure = Literal["training", "steps", "adaptation"]
+FIGURES: tuple[Figure, ...] = ("training", "steps", "adaptation")
+
+
+def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | None = None) -> list[Path]:
+    """Draw figures of runs.
+
+    Args:
+        paths: Run folders.
+        out: The file of one figure; by default each goes to `plots/` in the first run's folder.
+        figure: "training" (loss against iterations), "steps" (metric against gradient steps) or "adaptation"
+            (predictions before and after); by default all that the runs have data for, or "training" for `out`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RunError: A folder is no run, or the runs lack what the figure shows.
+    """
+    runs = _labelled(paths)
+    if out is not None:
+        _draw(figure or "training", runs, out)
+        return [out]
+    folder = next(iter(runs.values())).path / "plots"
+    folder.mkdir(exist_ok=True)
+    written: list[Path] = []
+    for name in FIGURES if figure is None else (figure,):
+        path = folder / f"{name}.png"
+        try:
+            _draw(name, runs, path)
+        except RunError:
+            if figure is not None:
+                raise
+            continue
+        written.append(path)
+    if not written:
+        raise RunError(
+            f"A figure needs a run that has trained for a while: {', '.join(runs)} recorded nothing yet. "
+            "Let training go on, or run `fewstep evaluate RUN`."
+        )
+    return written
+
+
+def compare_runs(paths: Iterable[Path], out: Path) -> tuple[Table, Path]:
+    """One table and one figure of the stored evaluations of runs; seeds of one recipe are taken together.
+
+    Args:
+        paths: Run folders.
+        out: The figure's file.
+
+    Returns:
+        The table and the figure's file.
+
+    Raises:
+        RunError: A folder is no run or has no evaluation, or the metrics differ.
+    """
+    entries = grouped_by_seed(list(_labelled(paths).values()))
+    learning_curve_figure(entries, out)
+    return evaluation_table(entries), out
+
+
+def _labelled(paths: Iterable[Path]) -> dict[str, RunFolder]:
+    runs = [RunFolder(path) for path in paths]
+    names = [run.path.resolve().name for run in runs]
+    return {name if names.count(name) == 1 else str(run.path): run for name, run in zip(names, runs, strict=True)}
+
+
+def _draw(figure: Figure, runs: dict[str, RunFolder], out: Path) -> None:
+    if figure == "training":
+        training_figure(runs, out)
+    elif figure == "steps":
+        learning_curve_figure(grouped_by_seed(list(runs.values())), out)
+    else:
+        adaptation_figure({label: illustrations(run)[0] for label, run in runs.items()}, out)

@@ -1,0 +1,190 @@
+"""Evaluations and recipes as tables for the terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fewstep.errors import RunError
+from fewstep.reporting.published import Published, published
+from fewstep.reporting.reading import (
+    algorithm_name,
+    curve,
+    described,
+    differing,
+    interval_note,
+    required,
+    seeds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from fewstep.reporting.reading import Entry
+
+_TITLE = ("metric", "split", "tasks", "ways", "shots", "queries")
+_DETAILS = ("normalization", "checkpoint", "inner_lr", "fingerprint")
+_HEADERS = {"normalization": "normalized", "inner_lr": "rate"}
+_USUAL_STEPS = (0, 1, 5, 10)
+_ABSENT = "-"
+
+
+def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = None) -> Table:
+    """Evaluations side by side, with the paper's numbers below those that have any.
+
+    Title and caption name what all entries share; what they do not share becomes a column. The caption says
+    what "±" means: the 95 % confidence interval over tasks or, where a row stands for several seeds, the
+    standard deviation over them (see `fewstep.reporting.groups`).
+
+    Args:
+        entries: Labels and evaluations; those of `groups.grouped_by_seed`, for instance.
+        steps: Numbers of gradient steps to show; by default 0, 1, 5, 10, the last, and the paper's.
+
+    Returns:
+        The table.
+
+    Raises:
+        RunError: There is no entry, or a step that no entry was evaluated at.
+    """
+    required(entries)
+    shown = _steps_shown(entries, steps)
+    columns = differing(entries, (*_TITLE, *_DETAILS))
+    table = _empty(_title(entries, columns), _caption(entries, columns))
+    table.add_column("run", overflow="fold")
+    table.add_column("algorithm", no_wrap=True)
+    for field in columns:
+        table.add_column(_HEADERS.get(field, field), no_wrap=field != "fingerprint", overflow="fold")
+    for step in shown:
+        table.add_column(f"step {step}", justify="right", no_wrap=True)
+    for i, (label, evaluation) in enumerate(entries):
+        several = f", {seeds(evaluation)} seeds, ± spread" if seeds(evaluation) > 1 else ""
+        settings = [_setting(field, evaluation) for field in columns]
+        numbers = {point.step: _cell(point.mean, point.plus_minus) for point in curve(evaluation)}
+        table.add_row(
+            Text(label + several),
+            Text(algorithm_name(evaluation)),
+            *map(Text, settings),
+            *(Text(numbers.get(step, _ABSENT)) for step in shown),
+        )
+        paper = published(evaluation)
+        if paper and (i + 1 == len(entries) or published(entries[i + 1][1]) != paper):
+            table.add_row(*_paper_row(paper, len(columns), shown), style="dim")
+    return table
+
+
+def recipes_table(recipes: Mapping[str, str]) -> Table:
+    """Names of recipes and what each is.
+
+    Args:
+        recipes: As `fewstep.experiments.config.bundled_recipes` gives them.
+    """
+    table = _empty()
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is")
+    for name, what in recipes.items():
+        table.add_row(Text(name), Text(what))
+    return table
+
+
+def plain(table: Table, width: int = 160) -> str:
+    """The table as text without colours, its lines without trailing spaces."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def _empty(title: str | None = None, caption: str | None = None) -> Table:
+    return Table(
+        title=Text(title) if title else None,
+        caption=Text(caption) if caption else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+
+
+def _steps_shown(entries: Sequence[Entry], chosen: Collection[int] | None) -> list[int]:
+    evaluated = [[row["step"] for row in evaluation["steps"]] for _, evaluation in entries]
+    present = set().union(*evaluated)
+    if chosen is None:
+        usual = {*_USUAL_STEPS, *(steps[-1] for steps in evaluated)}
+        usual.update(*(paper.values for _, evaluation in entries if (paper := published(evaluation))))
+        return sorted(usual & present)
+    if not present.issuperset(chosen):
+        raise RunError(
+            f"Steps must be among those evaluated, {min(present)} to {max(present)}: got "
+            f"{', '.join(map(str, sorted(set(chosen) - present)))}. Choose others, or run "
+            f"`fewstep evaluate RUN --steps {max(chosen)}`."
+        )
+    return sorted(set(chosen))
+
+
+def _title(entries: Sequence[Entry], columns: Collection[str]) -> str:
+    title = _shared(entries, set(_TITLE).difference(columns))
+    return title[:1].upper() + title[1:]
+
+
+def _shared(entries: Sequence[Entry], fields: Collection[str]) -> str:
+    words = (described(field, entries[0][1]) for field in (*_TITLE, *_DETAILS) if field in fields)
+    return ", ".join(filter(None, words))
+
+
+def _caption(entries: Sequence[Entry], columns: Collection[str]) -> str:
+    lines = [_shared(entries, set(_DETAILS).difference(columns)), f"±: {interval_note(entries)}"]
+    if "fingerprint" in columns:
+        lines.append("the rows were not all measured on the same tasks: their fingerprints differ")
+    papers = dict.fromkeys(f"{p.source} ({p.protocol})" for _, e in entries if (p := published(e)))
+    if papers:
+        lines.append(f"paper: {'; '.join(papers)}")
+    return "\n".join(filter(None, lines))
+
+
+def _setting(field: str, evaluation: Mapping[str, Any]) -> str:
+    value = evaluation.get(field)
+    if value is None:
+        return "all others" if field == "queries" else _ABSENT
+    if value == "accuracy":
+        return "accuracy %"
+    if field == "inner_lr":
+        return ", ".join(f"{rate:g}" for rate in (value if isinstance(value, list) else [value]))
+    return str(value)
+
+
+def _paper_row(paper: Published, settings: int, steps: Sequence[int]) -> list[Text]:
+    unit = 100 if paper.metric == "accuracy" else 1
+    cells = [paper.values.get(step) for step in steps]
+    return [
+        Text("paper"),
+        *[Text()] * (1 + settings),
+        *(Text(_published_cell(cell, unit) if cell else "") for cell in cells),
+    ]
+
+
+def _published_cell(cell: tuple[float, float | None], unit: float) -> str:
+    """As printed in the paper, which gives two decimals, or one of a percentage."""
+    mean, ci95 = cell
+    digits = 1 if unit == 100 else 2
+    return f"{unit * mean:.{digits}f}" + (f" ± {unit * ci95:.{digits}f}" if ci95 is not None else "")
+
+
+def _cell(mean: float, plus_minus: float) -> str:
+    """A mean with as many decimals as two digits of its interval have, or four digits where it has none."""
+    if not math.isfinite(mean):
+        return "not finite"
+    if not math.isfinite(plus_minus) or plus_minus == 0:
+        interval = " ± 0" if plus_minus == 0 else ""
+        return f"{mean:.4g}{interval}"
+    decimals = 1 - math.floor(math.log10(plus_minus))
+    if decimals > 6 or abs(mean) >= 1e6:
+        return f"{mean:.3e} ± {plus_minus:.1e}"
+    decimals = max(decimals, 0)
+    return f"{mean:.{decimals}f} ± {plus_minus:.{decimals}f}"

@@ -1,0 +1,1 @@
+"""Distributions of tasks: where support and query sets come from."""

@@ -1,0 +1,1 @@
+"""The outer loop, its run folder, and evaluation."""

@@ -1,0 +1,106 @@
+"""Evaluation on a fixed stream of tasks: curves over inner steps, with confidence intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from fewstep.core.meta import same_size_groups
+from fewstep.core.rng import generator
+from fewstep.core.trees import leaves, length
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from fewstep.core.types import Task
+    from fewstep.learners.learner import Learner
+    from fewstep.tasks.task import TaskDistribution
+
+
+class Evaluation(NamedTuple):
+    """Metrics of many tasks along their adaptation.
+
+    Attributes:
+        curves: For each metric `[tasks, steps + 1]`.
+        fingerprint: Of the very tasks: equal fingerprints, equal tasks.
+    """
+
+    curves: dict[str, Tensor]
+    fingerprint: str
+
+
+def evaluate(
+    learner: Learner,
+    distribution: TaskDistribution,
+    *,
+    tasks: int,
+    steps: int,
+    seed: int,
+    split: str,
+    at_once: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    **how: Any,
+) -> Evaluation:
+    """Adapt to each task of a fixed stream, and score after every step.
+
+    The stream depends on seed, split and number of tasks alone, neither on the learner nor on how it was trained.
+
+    Args:
+        learner: What to evaluate.
+        distribution: The tasks of one split.
+        tasks: How many.
+        steps: S, inner steps.
+        seed: Of the task stream.
+        split: Name of the split, part of the stream's name.
+        at_once: Tasks drawn and computed together; None: all.
+        progress: Called with the number of tasks done.
+        **how: More arguments of the learner's `evaluate`.
+
+    Returns:
+        The curves and the fingerprint of the tasks.
+    """
+    digest = hashlib.sha256()
+    parts: list[dict[str, Tensor]] = []
+    done = 0
+    while done < tasks:
+        count = min(at_once or tasks, tasks - done)
+        drawn = distribution.sample(count, generator(seed, "evaluate", split, done))
+        for group in same_size_groups(drawn):
+            for values in _identity(group):
+                digest.update(values.contiguous().numpy().tobytes())
+        parts.append(learner.evaluate(drawn, steps, **how))
+        done += count
+        if progress:
+            progress(done)
+    return Evaluation({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, digest.hexdigest()[:16])
+
+
+def _identity(tasks: Task) -> Iterator[Tensor]:
+    """What tells tasks from others: continuous targets; else, since labels do not, the inputs too.
+
+    The inputs of an oracle say more than those of the learners that it is compared with, on the same tasks.
+    """
+    for batch in tasks:
+        if not batch.targets.is_floating_point():
+            yield from leaves(batch.inputs)
+        yield from leaves(batch.targets)
+
+
+def mean_and_ci95(values: Tensor) -> tuple[list[float], list[float]]:
+    """Mean over tasks and half-width of its 95 % confidence interval, 1.96 std / sqrt(tasks).
+
+    Args:
+        values: `[tasks, steps + 1]`.
+
+    Returns:
+        Two lists over steps. With a single task the half-width is nan.
+    """
+    tasks = length(values)
+    values = values.double()
+    spread = values.std(dim=0) if tasks > 1 else torch.full_like(values[0], math.nan)
+    return values.mean(dim=0).tolist(), (1.96 * spread / math.sqrt(tasks)).tolist()

@@ -1,0 +1,194 @@
+"""The outer loop: meta-updates, records, validation, checkpoints and an orderly stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import torch
+
+from fewstep.core.rng import derived_seed, generator
+from fewstep.errors import Interrupted, NonFiniteError
+from fewstep.training.checkpoint import load_checkpoint, save_checkpoint, save_meta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fewstep.learners.learner import Learner
+    from fewstep.tasks.task import TaskDistribution
+    from fewstep.training.records import RunFolder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training does, apart from the learner and the tasks.
+
+    Attributes:
+        iterations: Meta-updates in all.
+        batch_size: Tasks per meta-update.
+        seed: Of the task stream and of randomness inside models.
+        log_every: Iterations between records, each the mean over them.
+        validate_every: Iterations between validations.
+        patience: Validations without improvement before an early stop; None: never.
+        checkpoint_seconds: Time between checkpoints.
+    """
+
+    iterations: int
+    batch_size: int
+    seed: int = 0
+    log_every: int = 100
+    validate_every: int = 1000
+    patience: int | None = None
+    checkpoint_seconds: float = 30.0
+
+
+class Watcher(Protocol):
+    """Sees a training pass by: a progress bar, TensorBoard."""
+
+    def update(self, iteration: int, record: dict[str, Any]) -> None:
+        """Called after every iteration with what it gave, and after every validation."""
+        ...
+
+
+@final
+@dataclass
+class _Progress:
+    """What a resume needs beside the learner's own state."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    best_iteration: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+
+    def add(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+def train(
+    learner: Learner,
+    tasks: TaskDistribution,
+    run: RunFolder,
+    plan: Plan,
+    *,
+    validate: Callable[[], dict[str, float]],
+    watchers: tuple[Watcher, ...] = (),
+) -> None:
+    """Train until the plan is fulfilled, going on from the run's checkpoint where there is one.
+
+    Args:
+        learner: Updated in place.
+        tasks: Meta-train tasks.
+        run: Where records and checkpoints go.
+        plan: How long, and how often what.
+        validate: Scores the learner on meta-validation tasks; of what it returns, "score" is what counts, lower being
+            better.
+        watchers: See every iteration.
+
+    Raises:
+        Interrupted: A signal asked to stop; the checkpoint is written.
+        NonFiniteError: Training diverged; the last checkpoint stands.
+        RunError: The run folder cannot be read or written.
+    """
+    path = run.path / "checkpoint.pt"
+    progress = _Progress()
+    if path.is_file():
+        state = load_checkpoint(path)
+        learner.load_state_dict(state["learner"])
+        progress = _Progress(**state["progress"])
+        run.forget_metrics_after(learner.iteration)
+    started = saved = time.monotonic()
+    earlier = progress.seconds
+
+    def save() -> None:
+        nonlocal saved
+        saved = time.monotonic()
+        progress.seconds = earlier + saved - started
+        save_checkpoint(path, {"learner": learner.state_dict(), "progress": vars(progress)})
+
+    with _stop_requests() as stop_requested:
+        while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
+            metrics = _iterate(learner, tasks, plan, path.name)
+            progress.add(metrics)
+            for watcher in watchers:
+                watcher.update(learner.iteration, metrics)
+            if learner.iteration % plan.log_every == 0:
+                _record(run, learner.iteration, progress, plan, earlier + time.monotonic() - started)
+            if learner.iteration % plan.validate_every == 0 or learner.iteration == plan.iterations:
+                scores = _validate(learner, run, validate, progress)
+                for watcher in watchers:
+                    watcher.update(learner.iteration, {f"val_{name}": value for name, value in scores.items()})
+            if time.monotonic() - saved > plan.checkpoint_seconds:
+                save()
+            if stop_requested():
+                save()
+                raise Interrupted(f"Stopped after iteration {learner.iteration} of {plan.iterations}; saved {path}.")
+    save()
+    save_meta(run.path / "params.safetensors", learner.meta, {"iteration": str(learner.iteration)})
+
+
+def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: str) -> dict[str, float]:
+    """One meta-update on the tasks of this iteration's own stream (Algorithm 2, lines 3-10)."""
+    iteration = learner.iteration
+    batch = tasks.sample(plan.batch_size, generator(plan.seed, "train", iteration))
+    # Dropout and the like draw from torch's global stream: give this iteration its own, and give the old one back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(plan.seed, "module", iteration))
+        try:
+            return learner.step(batch)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} Nothing was updated; the last {checkpoint} of the run stands.") from error
+
+
+def _record(run: RunFolder, iteration: int, progress: _Progress, plan: Plan, seconds: float) -> None:
+    means = {name: total / plan.log_every for name, total in progress.sums.items()}
+    run.append_metrics({"iteration": iteration, "split": "train", **means, "seconds": round(seconds, 3)})
+    progress.sums.clear()
+
+
+def _validate(
+    learner: Learner, run: RunFolder, validate: Callable[[], dict[str, float]], progress: _Progress
+) -> dict[str, float]:
+    scores = validate()
+    run.append_metrics({"iteration": learner.iteration, "split": "val", **scores})
+    if progress.best is None or scores["score"] < progress.best:
+        progress.best, progress.best_iteration, progress.stale = scores["score"], learner.iteration, 0
+        about = {"iteration": str(learner.iteration), "score": str(scores["score"])}
+        save_meta(run.path / "best.safetensors", learner.meta, about)
+    else:
+        progress.stale += 1
+    return scores
+
+
+def _out_of_patience(progress: _Progress, plan: Plan) -> bool:
+    return plan.patience is not None and progress.stale >= plan.patience
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a request that the loop honours between iterations; a second one is not caught."""
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(*_: object) -> None:
+        requested.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield requested.is_set
+    finally:
+        restore()

@@ -1,0 +1,198 @@
+"""The run folder: what one training leaves behind, and what everything after it reads.
+
+    config.json           the resolved recipe
+    versions.json         software, hardware and data it ran with
+    metrics.jsonl         one JSON object per line, by iteration
+    checkpoint.pt         all that a resume needs
+    best.safetensors      meta-parameters with the best validation score
+    params.safetensors    final meta-parameters; there once training is finished
+    evaluations/*.json    results of `fewstep evaluate`
+
+Every file is replaced as a whole or appended to by whole lines, so a run that is killed at any moment can go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from filelock import FileLock, Timeout
+
+from fewstep.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMAT = 1
+"""Version of the run folder's layout and of the checkpoint in it."""
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Write a file as a whole: yields a temporary path beside it, which becomes `path` if nothing fails.
+
+    Raises:
+        RunError: The disk is full, or the folder cannot be written to; `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file as a whole."""
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"A run needs a readable {path.name}: {path}: {error}. Restore it from a copy.") from None
+
+
+@final
+class RunFolder:
+    """One run on disk.
+
+    Args:
+        path: The folder of an existing run.
+
+    Raises:
+        RunError: It is no run, or one of another version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "config.json").is_file():
+            what = "no such folder" if not self.path.exists() else "it has no config.json"
+            raise RunError(
+                f"RUN must be the folder of a run made by `fewstep train`: {self.path}: {what}. "
+                "Give the folder that training named, or train first."
+            )
+        stored = read_json(self.path / "config.json")
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            came = stored.get("format") if isinstance(stored, dict) else None
+            raise RunError(
+                f"{self.path} must be a run of format {FORMAT}: its format is {came}. "
+                "Use the version of fewstep that versions.json in it names."
+            )
+        self.config: dict[str, Any] = stored["recipe"]
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any], versions: dict[str, Any]) -> RunFolder:
+        """Begin a run in a folder that is new or empty; call it with the folder's `lock` held.
+
+        Args:
+            path: Where.
+            config: The resolved recipe, as plain values.
+            versions: What it runs with.
+
+        Raises:
+            RunError: The folder is in use, holds a run or anything else, or cannot be written to.
+        """
+        path = Path(path)
+        write_json(path / "versions.json", versions)
+        write_json(path / "config.json", {"format": FORMAT, "recipe": config})
+        return cls(path)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training went to its end."""
+        return (self.path / "params.safetensors").is_file()
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every complete line of metrics.jsonl; a last line that a kill cut off is passed over."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        records: list[dict[str, Any]] = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def forget_metrics_after(self, iteration: int) -> None:
+        """Drop the lines that a resume from this iteration will write again."""
+        kept = [record for record in self.metrics() if record["iteration"] <= iteration]
+        with replaced(self.path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+    def write_evaluation(self, name: str, evaluation: dict[str, Any]) -> Path:
+        """Store one evaluation under its name."""
+        path = self.path / "evaluations" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, evaluation)
+        return path
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """All stored evaluations, by name."""
+        return [read_json(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[Path]:
+    """Hold a folder, made if need be, against a second training.
+
+    Raises:
+        RunError: Another process holds it, or it cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"A run folder takes one training at a time: another process is training into {path}. "
+            "Wait for it, stop it, or choose another --out."
+        ) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield path
+    finally:
+        lock.release()
+
+
+def contents(path: Path) -> list[str]:
+    """Names in a folder that count: not the lock, nor leftovers of a write that was killed."""
+    if not path.exists():
+        return []
+    if not path.is_dir():
+        raise RunError(f"--out must be a folder: {path} is a file. Choose another.")
+    return sorted(p.name for p in path.iterdir() if p.name != ".lock" and not p.name.endswith(".tmp"))
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"Could not write {path}: {error.strerror or error}. Nothing that was saved before is lost: free space or "
+        "mend the permissions, then go on with --resume."
+    )

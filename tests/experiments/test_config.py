@@ -1,0 +1,163 @@
+"""Recipes: what is impossible is refused in words that help."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+import fewstep
+from fewstep.errors import RecipeError
+from fewstep.experiments.build import build_learner, load_data
+from fewstep.experiments.config import (
+    Recipe,
+    bundled_recipes,
+    differing_keys,
+    load_recipe,
+    recipe_values,
+)
+
+MINIMAL = {
+    "tasks": {"kind": "sinusoid"},
+    "model": {"kind": "mlp"},
+    "algorithm": {"kind": "maml"},
+}
+
+
+def refusal(*settings, source="sinusoid-10shot"):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(source, settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_every_recipe_parses_and_runs_two_tiny_iterations(name, tmp_path):
+    if "omniglot" in name and not os.environ.get("FEWSTEP_DATA"):
+        pytest.skip("set FEWSTEP_DATA to a folder that holds omniglot/")
+    small = ["meta.iterations=2", "validation.tasks=2", "evaluate.tasks=3", "evaluate.steps=1"]
+    small += ["meta.batch_size=3", "tasks.pool=3"] if "averaging" in name else ["meta.batch_size=2"]
+    small += ["model.filters=4"] if "omniglot" in name else ["model.hidden=[4]"]
+    run = fewstep.train(name, out=tmp_path / "run", settings=small)
+    result = fewstep.evaluate(run)
+    assert len(result["steps"]) == 2
+    assert result["recipe"] == name
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_a_resolved_recipe_reads_back_as_itself(name):
+    recipe = load_recipe(name)
+    assert load_recipe(recipe_values(recipe)) == recipe
+    assert differing_keys(recipe, load_recipe(recipe_values(recipe))) == []
+
+
+def test_an_unknown_key_is_named_with_file_and_valid_keys(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('tasks = { kind = "sinusoid", shotz = 3 }\nmodel = { kind = "mlp" }\nalgorithm = { kind = "maml" }')
+    message = refusal(source=path)
+    assert "mine.toml" in message
+    assert "tasks.shotz: unknown key" in message
+    assert "kind, shots, queries, reveal, pool" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("tasks.shots=-1", "tasks.shots: Input should be greater than 0, got -1"),
+        ("tasks.shots='a'", "tasks.shots: Input should be a valid integer, got 'a'"),
+        ("tasks.shots=1.5", "tasks.shots"),
+        ("meta.lr=true", "meta.lr: Input should be a valid number, got True"),
+        ("meta.optimizer=adagrad", "meta.optimizer"),
+        ("tasks.kind=sin", "tasks.kind: 'sin' is unknown"),
+        ("model={}", "model: `kind` is missing"),
+        ("loss.scale=foo", "loss.scale"),
+        ("loss.scale=-1", "loss.scale must be positive"),
+        ("loss.scale=ways", "needs tasks with ways"),
+        ("loss.kind=cross_entropy", "does not fit tasks.kind"),
+        ("model={kind='convnet'}", "needs tasks of images"),
+        ("algorithm.steps=0", "at least one inner step"),
+        ("algorithm={kind='joint', steps=3}", "joint takes no inner steps"),
+        ("algorithm={kind='meta_sgd', rule='adam'}", "remove algorithm.rule"),
+        ("algorithm={kind='reptile', rule='learned_sgd'}", "cannot learn rates"),
+        ("algorithm.per=tensor", "algorithm.per goes with"),
+        ("algorithm.head='x'", "algorithm.head goes with"),
+        ("algorithm.momentum=0.5", "algorithm.momentum goes with"),
+        ("meta.momentum=0.5", "meta.momentum goes with"),
+        ("algorithm={kind='averaging'}", "set tasks.pool"),
+        ("execution={over_tasks='sequential', chunk_size=3}", "execution.chunk_size"),
+        ("algorithm.except=[1]", "algorithm.except[0]"),
+        ("meta.nested.key=1", "meta.nested: unknown key"),
+        ("meta.lr.deeper=1", "--set meta.lr.deeper=1: lr is a value"),
+        ("nonsense", "--set must look like key=value"),
+        ("meta.lr=[1", "must be TOML"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_key(setting, words):
+    assert words in refusal(setting)
+
+
+def test_all_faults_are_told_at_once():
+    message = refusal("tasks.shots=0", "foo=1", "meta.iterations=-2")
+    assert all(key in message for key in ("tasks.shots", "foo", "meta.iterations"))
+
+
+def test_an_unknown_name_lists_the_bundled_ones():
+    assert "sinusoid-10shot" in refusal(source="sinusoid-11shot")
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    assert "No such file" in refusal(source=tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("tasks = {")
+    assert "not valid TOML" in refusal(source=tmp_path / "broken.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    assert "readable TOML" in refusal(source=tmp_path / "binary.toml")
+
+
+def test_settings_take_toml_and_bare_words():
+    recipe = load_recipe(
+        MINIMAL, ["algorithm.kind=fomaml", "model.hidden=[3, 4]", 'algorithm.only=["head.*"]', "meta.lr=0.5"]
+    )
+    assert recipe.algorithm.kind == "fomaml"
+    assert recipe.model.hidden == [3, 4]
+    assert recipe.algorithm.only == ["head.*"]
+    assert recipe.meta.lr == 0.5
+
+
+def test_the_values_passed_from_python_are_not_changed():
+    load_recipe(MINIMAL, ["tasks.shots=3"])
+    assert MINIMAL["tasks"] == {"kind": "sinusoid"}
+
+
+def test_a_table_path_is_relative_to_the_recipe(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        'tasks = { kind = "table", path = "t.csv", task = "a", inputs = ["b"], targets = ["c"] }\n'
+        'model = { kind = "mlp" }\nalgorithm = { kind = "maml" }'
+    )
+    assert load_recipe(tmp_path / "mine.toml").tasks.path == str((tmp_path / "t.csv").resolve())
+
+
+def test_patterns_that_match_nothing_are_refused_with_the_names():
+    recipe = load_recipe("sinusoid-10shot", ['algorithm.only=["haed.*"]'])
+    with pytest.raises(RecipeError, match=re.escape("'haed.*' matches none of body.0.linear.weight")):
+        build_learner(recipe)
+
+
+def test_custom_objects_and_kinds_go_together():
+    with pytest.raises(RecipeError, match=r"tasks\.kind"):
+        load_data(load_recipe(MINIMAL), custom=object())
+    with pytest.raises(RecipeError, match="model="):
+        build_learner(load_recipe(MINIMAL | {"model": {"kind": "custom"}}))
+
+
+def test_the_same_seed_gives_the_same_initialisation_whatever_was_drawn_before():
+    import torch
+
+    first = build_learner(load_recipe("sinusoid-10shot")).meta.model
+    torch.rand(3)
+    second = build_learner(load_recipe("sinusoid-10shot")).meta.model
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_recipes_are_documented_in_their_first_line():
+    assert all(len(line) > 20 for line in bundled_recipes().values())
+    assert isinstance(load_recipe("sinusoid-10shot"), Recipe)

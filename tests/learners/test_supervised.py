@@ -1,0 +1,275 @@
+"""The supervised learner: Algorithm 2 as a user of the library meets it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fewstep import (
+    Adam,
+    Batch,
+    Except,
+    MetaParams,
+    Sgd,
+    SupervisedLearner,
+    Task,
+    fomaml,
+    joint,
+    maml,
+    meta_sgd,
+    reptile,
+)
+from fewstep.core.rng import generator
+from fewstep.errors import NonFiniteError
+from fewstep.learners.averaging import AveragingLearner
+from fewstep.models.convnet import ConvNet
+from fewstep.models.mlp import mlp
+from fewstep.tasks.few_shot import FewShot
+from fewstep.tasks.sinusoid import Sinusoid
+
+
+def sinusoid_learner(algorithm=None, **how):
+    torch.manual_seed(0)
+    return SupervisedLearner(mlp(1, 1, [16]), functional.mse_loss, algorithm or maml(Sgd(0.02)), **how)
+
+
+def images(classes=16, examples=6):
+    """Classes that differ in the direction and width of their stripes; examples in where the stripes begin."""
+    stream = generator(0, "images")
+    down, right = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    angle = torch.arange(classes).view(-1, 1, 1, 1) * torch.pi / classes
+    width = 0.6 + 0.5 * (torch.arange(classes) % 3).view(-1, 1, 1, 1)
+    begin = 6 * torch.rand(classes, examples, 1, 1, generator=stream)
+    waves = torch.sin(width * (angle.cos() * down + angle.sin() * right) + begin)
+    return (127 * (waves + 1)).to(torch.uint8).unsqueeze(2)
+
+
+def convnet_learner(**how):
+    torch.manual_seed(0)
+    net = ConvNet(3, image_size=16, filters=8, blocks=2)
+    accuracy = lambda logits, labels: (logits.argmax(-1) == labels).float().mean()  # noqa: E731
+    algorithm = maml(Except("*.norm.bias", Sgd(0.4)))
+    return SupervisedLearner(net, functional.cross_entropy, algorithm, metrics={"accuracy": accuracy}, **how)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [maml(Sgd(0.02)), fomaml(Sgd(0.02)), meta_sgd(0.02), reptile(Sgd(0.02)), maml(Adam(0.01)), joint()],
+    ids=["maml", "fomaml", "meta_sgd", "reptile", "maml-adam", "joint"],
+)
+def test_training_lowers_the_loss_that_it_descends(algorithm):
+    learner = sinusoid_learner(algorithm, optimizer=lambda leaves: torch.optim.Adam(leaves, lr=0.01))
+    tasks = Sinusoid(pool=8).sample(8, generator(0, "fixed"))
+    losses = [learner.step(tasks)["query_loss"] for _ in range(60)]
+    assert losses[-1] < 0.9 * losses[0]
+    assert learner.iteration == 60
+
+
+def test_one_step_is_the_mean_gradient_through_the_optimizer():
+    learner = sinusoid_learner(optimizer=lambda leaves: torch.optim.SGD(leaves, lr=0.1))
+    before = {name: value.clone() for name, value in learner.meta.model.items()}
+    tasks = Sinusoid().sample(5, generator(0, "t"))
+
+    def adapted_loss(params):
+        def one(task):
+            inner = torch.func.grad(learner._support_loss)(params, task.support)
+            moved = {n: v - 0.02 * inner[n] for n, v in params.items()}
+            return learner._query_loss(moved, task)
+
+        return torch.stack([one(Task(*(Batch(*(x[i] for x in b)) for b in tasks))) for i in range(5)]).mean()
+
+    expected = torch.func.grad(adapted_loss)(before)
+    learner.step(tasks)
+    for name, value in learner.meta.model.items():
+        torch.testing.assert_close(value, before[name] - 0.1 * expected[name])
+
+
+def test_adapting_fits_the_support_set_and_leaves_the_initialisation_alone():
+    learner = sinusoid_learner()
+    before = {name: value.clone() for name, value in learner.meta.model.items()}
+    task = Sinusoid().curve(generator(0, "c")).task
+    errors = [
+        functional.mse_loss(learner.adapt(task.support, steps)(task.support.inputs), task.support.targets)
+        for steps in (0, 1, 10, 100)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert all(torch.equal(before[name], value) for name, value in learner.meta.model.items())
+
+
+def test_evaluation_equals_adapting_to_each_task_by_hand():
+    learner = sinusoid_learner()
+    tasks = Sinusoid(shots=4, queries=6).sample(3, generator(0, "e"))
+    curves = learner.evaluate(tasks, steps=2)["loss"]
+    assert curves.shape == (3, 3)
+    for i in range(3):
+        task = Task(*(Batch(*(x[i] for x in batch)) for batch in tasks))
+        for steps in range(3):
+            by_hand = functional.mse_loss(learner.adapt(task.support, steps)(task.query.inputs), task.query.targets)
+            torch.testing.assert_close(curves[i, steps], by_hand)
+
+
+def test_evaluation_builds_no_graph():
+    curves = sinusoid_learner().evaluate(Sinusoid().sample(2, generator(0, "e")), steps=2)
+    assert not any(values.requires_grad for values in curves.values())
+
+
+def test_the_three_policies_differ_and_support_is_independent_of_other_queries():
+    learner = convnet_learner(normalization="support")
+    task = FewShot(images(), ways=3, shots=1, queries=3).sample(1, generator(0, "n"))
+    support, query = (Batch(*(x[0] for x in batch)) for batch in task)
+    adapted = learner.adapt(support)
+    together = adapted(query.inputs)
+    alone = torch.cat([adapted(query.inputs[i : i + 1]) for i in range(len(query.inputs))])
+    torch.testing.assert_close(alone, together)
+    torch.testing.assert_close(adapted.as_module()(query.inputs), together)
+    transductive = convnet_learner().adapt(support)(query.inputs)
+    assert not torch.allclose(transductive, together)
+
+
+def test_evaluate_takes_another_policy_than_training():
+    learner = convnet_learner()
+    tasks = FewShot(images(), ways=3, shots=1, queries=3).sample(4, generator(0, "n"))
+    transductive, support = learner.evaluate(tasks, 1), learner.evaluate(tasks, 1, normalization="support")
+    assert not torch.equal(transductive["loss"], support["loss"])
+
+
+def test_a_convnet_learns_to_tell_new_classes_apart():
+    learner = convnet_learner(optimizer=lambda leaves: torch.optim.Adam(leaves, lr=0.01))
+    train, test = images()[::2], images()[1::2]
+    for i in range(60):
+        learner.step(FewShot(train, ways=3, shots=1, queries=2).sample(8, generator(0, "train", i)))
+    curve = learner.evaluate(FewShot(test, 3, 1, 2).sample(50, generator(0, "test")), 3)["accuracy"].mean(0)
+    assert curve[0] < 0.5
+    assert curve[-1] > 0.85
+
+
+def test_the_loss_scale_acts_inside_and_outside_but_not_on_reports():
+    tasks = FewShot(images(), ways=3, shots=1, queries=1).sample(2, generator(0, "s"))
+    plain, scaled = convnet_learner(), convnet_learner(loss_scale=3.0)
+    torch.testing.assert_close(plain.evaluate(tasks, 0)["loss"], scaled.evaluate(tasks, 0)["loss"])
+    steeper = convnet_learner()
+    steeper.algorithm = maml(Except("*.norm.bias", Sgd(1.2)))
+    torch.testing.assert_close(steeper.evaluate(tasks, 1)["loss"], scaled.evaluate(tasks, 1)["loss"])
+
+
+def test_clipping_bounds_the_meta_gradient():
+    tasks = Sinusoid().sample(4, generator(0, "t"))
+    for how, bound in (({"clip_value": 1e-3}, 1e-3), ({"clip_norm": 1e-2}, 1e-2)):
+        learner = sinusoid_learner(optimizer=lambda leaves: torch.optim.SGD(leaves, lr=1.0), **how)
+        before = torch.cat([v.flatten().clone() for v in learner.meta.model.values()])
+        learner.step(tasks)
+        moved = torch.cat([v.flatten() for v in learner.meta.model.values()]) - before
+        size = moved.abs().max() if "clip_value" in how else moved.norm()
+        assert size <= bound * 1.001
+        assert size > bound * 0.5
+
+
+def test_meta_sgd_learns_its_rates():
+    learner = sinusoid_learner(meta_sgd(0.02))
+    before = {name: value.clone() for name, value in learner.meta.rule.items()}
+    learner.step(Sinusoid().sample(4, generator(0, "t")))
+    assert any(not torch.equal(before[name], value) for name, value in learner.meta.rule.items())
+
+
+def test_a_non_finite_loss_names_the_tasks_and_updates_nothing():
+    learner = sinusoid_learner()
+    before = {name: value.clone() for name, value in learner.meta.model.items()}
+    tasks = Sinusoid().sample(6, generator(0, "t"))
+    tasks.query.targets[4, 0] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"iteration 1 .* task 4 \(query loss inf\)"):
+        learner.step(tasks)
+    assert all(torch.equal(before[name], value) for name, value in learner.meta.model.items())
+    assert learner.iteration == 0
+
+
+def test_a_non_finite_gradient_of_a_finite_loss_is_caught():
+    torch.manual_seed(0)
+    learner = SupervisedLearner(
+        nn.Linear(1, 1), lambda out, target: (out * target).abs().sqrt().mean(), joint(), optimizer=None
+    )
+    batch = Batch(torch.ones(2, 3, 1), torch.ones(2, 3, 1))
+    batch.targets[1] = 0.0
+    with pytest.raises(NonFiniteError, match=r"task 1 \(meta-gradient\)"):
+        learner.step(Task(batch, batch))
+
+
+def test_a_module_that_tracks_state_is_refused_with_the_remedy():
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3, track_running_stats=True), nn.Flatten(), nn.LazyLinear(3)
+    )
+    net(torch.zeros(1, 1, 16, 16))
+    learner = SupervisedLearner(net, functional.cross_entropy, maml(Sgd(0.1)))
+    with pytest.raises(ValueError, match=r"1\.running_mean.*track_running_stats=False"):
+        learner.step(FewShot(images(), ways=3).sample(2, generator(0, "t")))
+
+
+def test_meta_parameters_of_another_model_are_refused_by_name():
+    learner = sinusoid_learner()
+    with pytest.raises(ValueError, match=r"head\.weight \(expected \(1, 16\), got \(1, 8\)\)"):
+        learner.load_meta(SupervisedLearner(mlp(1, 1, [8]), functional.mse_loss, maml(Sgd(0.1))).meta)
+    with pytest.raises(ValueError, match="rule"):
+        sinusoid_learner(meta_sgd(0.1)).load_meta(MetaParams(learner.meta.model, {}))
+
+
+def test_an_empty_meta_batch_is_refused():
+    with pytest.raises(ValueError, match="at least one task"):
+        sinusoid_learner().step(Sinusoid().sample(0, generator(0, "t")))
+
+
+def test_tasks_of_different_sizes_are_one_meta_batch():
+    groups = [Sinusoid(queries=q).sample(2, generator(0, "t", q)) for q in (3, 7)]
+    learner = sinusoid_learner()
+    assert learner.step(groups)["query_loss"] > 0
+    assert learner.evaluate(groups, 2)["loss"].shape == (4, 3)
+
+
+class TestAveraging:
+    def learner(self, **how):
+        torch.manual_seed(0)
+        nets = [mlp(1, 1, [16]) for _ in range(6)]
+        return AveragingLearner(
+            nets,
+            functional.mse_loss,
+            Sgd(0.01),
+            optimizer=lambda leaves: torch.optim.Adam(leaves, lr=0.01),
+            **how,
+        )
+
+    def test_every_network_fits_its_own_task_and_the_mean_is_what_is_learned(self):
+        learner, tasks = self.learner(), Sinusoid(pool=6)
+        first = learner.step(tasks.sample(6, generator(0, "a")))["query_loss"]
+        for i in range(150):
+            last = learner.step(tasks.sample(6, generator(0, "train", i)))["query_loss"]
+        assert last < 0.5 * first
+        mean = learner.state_dict()["networks"]["head.weight"].mean(0)
+        assert torch.equal(learner.meta.model["head.weight"], mean)
+
+    def test_regularisers_shrink_or_gather_the_networks(self):
+        tasks, spread, size = Sinusoid(pool=6), {}, {}
+        for kind in ("none", "l2", "to_mean"):
+            learner = self.learner(regularizer=kind, strength=10.0)
+            for i in range(60):
+                learner.step(tasks.sample(6, generator(0, "train", i)))
+            networks = torch.cat([n.flatten(1) for n in learner.state_dict()["networks"].values()], dim=1)
+            spread[kind], size[kind] = networks.std(0).mean(), networks.norm()
+        assert spread["to_mean"] < 0.3 * spread["none"]
+        assert size["l2"] < 0.5 * size["none"]
+
+    def test_it_resumes_bit_for_bit(self):
+        tasks = [Sinusoid(pool=6).sample(6, generator(0, "train", i)) for i in range(6)]
+        whole, parts = self.learner(), self.learner()
+        for task in tasks:
+            whole.step(task)
+        for task in tasks[:3]:
+            parts.step(task)
+        resumed = self.learner()
+        resumed.load_state_dict(parts.state_dict())
+        for task in tasks[3:]:
+            resumed.step(task)
+        assert torch.equal(whole.meta.model["head.weight"], resumed.meta.model["head.weight"])
+
+    def test_a_number_of_tasks_other_than_its_networks_is_refused(self):
+        with pytest.raises(ValueError, match="expected 6 tasks, got 5"):
+            self.learner().step(Sinusoid().sample(5, generator(0, "t")))

@@ -1,0 +1,152 @@
+"""Episodes: what a task holds, and that every draw is uniform."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fewstep.core.rng import generator
+from fewstep.tasks.few_shot import FewShot
+
+
+def numbered(classes: int = 12, examples: int = 20) -> torch.Tensor:
+    """2x2 images of pixels (class, example, 100, 200), which tell what was drawn and how it was turned."""
+    images = torch.zeros(classes, examples, 1, 2, 2, dtype=torch.uint8)
+    images[..., 0, 0] = torch.arange(classes).view(-1, 1, 1)
+    images[..., 0, 1] = torch.arange(examples).view(1, -1, 1)
+    images[..., 1, 0], images[..., 1, 1] = 100, 200
+    return images
+
+
+def pixels(inputs: torch.Tensor) -> torch.Tensor:
+    """The four pixels as integers `[tasks, examples, 4]`."""
+    return (inputs * 255).round().long().flatten(2)
+
+
+def chi_square(counts: torch.Tensor) -> float:
+    expected = counts.sum() / counts.numel()
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def test_shapes_types_and_range() -> None:
+    images = torch.randint(256, (30, 20, 3, 8, 6), dtype=torch.uint8, generator=generator(0))
+    task = FewShot(images, ways=7, shots=2, queries=3).sample(4, generator(1))
+    assert task.support.inputs.shape == (4, 14, 3, 8, 6)
+    assert task.query.inputs.shape == (4, 21, 3, 8, 6)
+    assert task.support.targets.tolist() == [[way for way in range(7) for _ in range(2)]] * 4
+    assert task.query.targets.tolist() == [[way for way in range(7) for _ in range(3)]] * 4
+    assert task.support.inputs.dtype == torch.float32
+    assert task.support.targets.dtype == torch.int64
+    assert 0 <= task.support.inputs.min() < 0.1
+    assert 0.9 < task.support.inputs.max() <= 1
+
+
+def test_images_are_those_of_the_split_divided_by_255() -> None:
+    images = torch.randint(256, (5, 4, 1, 3, 3), dtype=torch.uint8, generator=generator(0))
+    task = FewShot(images, ways=5, shots=1, queries=3).sample(2, generator(1))
+    drawn = torch.cat([task.support.inputs, task.query.inputs], 1).flatten(2).sort(1).values
+    everything = (images.flatten(0, 1).flatten(1) / 255).sort(0).values
+    torch.testing.assert_close(drawn, everything.expand(2, -1, -1), rtol=0, atol=0)
+
+
+def test_a_task_has_distinct_classes_and_one_label_for_each() -> None:
+    task = FewShot(numbered(), ways=12, shots=2, queries=5).sample(50, generator(2))
+    support, query = pixels(task.support.inputs)[..., 0], pixels(task.query.inputs)[..., 0]
+    by_label = support.view(50, 12, 2)
+    assert (by_label[..., 0] == by_label[..., 1]).all()
+    assert (by_label[..., 0].sort(-1).values == torch.arange(12)).all()
+    assert (query.view(50, 12, 5) == by_label[..., :1]).all()
+
+
+def test_support_and_query_share_no_image() -> None:
+    task = FewShot(numbered(), ways=5, shots=8, queries=12).sample(40, generator(3))
+    support = pixels(task.support.inputs)[..., 1].view(40, 5, 8)
+    query = pixels(task.query.inputs)[..., 1].view(40, 5, 12)
+    assert (torch.cat([support, query], -1).sort(-1).values == torch.arange(20)).all()
+
+
+def test_every_class_is_equally_likely_to_get_every_label() -> None:
+    task = FewShot(numbered(classes=8), ways=4).sample(8000, generator(4))
+    drawn = pixels(task.support.inputs)[..., 0]
+    counts = torch.stack([torch.bincount(drawn[:, label], minlength=8) for label in range(4)]).float()
+    assert chi_square(counts) < 60  # 28 degrees of freedom: exceeded with probability 4e-4
+
+
+def test_every_example_is_equally_likely_to_be_support_and_query() -> None:
+    task = FewShot(numbered(examples=10), ways=3, shots=1, queries=2).sample(4000, generator(5))
+    for batch in task:
+        assert chi_square(torch.bincount(pixels(batch.inputs)[..., 1].flatten(), minlength=10).float()) < 32
+
+
+def test_rotation_is_shared_by_support_and_query_of_a_class() -> None:
+    task = FewShot(numbered(), ways=6, shots=2, queries=3, rotate=True).sample(200, generator(6))
+    place = [(pixels(batch.inputs) == 200).long().argmax(-1) for batch in task]
+    support, query = place[0].view(200, 6, 2), place[1].view(200, 6, 3)
+    assert (torch.cat([support, query], -1) == support[..., :1]).all()
+    assert (support[:, 0] != support[:, 1]).any()
+
+
+def test_rotation_is_uniform_over_the_four_quarter_turns() -> None:
+    task = FewShot(numbered(), ways=5, rotate=True).sample(2000, generator(7))
+    quads = pixels(task.support.inputs).flatten(0, 1)
+    counts = torch.zeros(4)
+    for turns in range(4):
+        back = torch.rot90(quads.view(-1, 2, 2), -turns, (-2, -1)).flatten(1)
+        counts[turns] = ((back[:, 2] == 100) & (back[:, 3] == 200)).sum()
+    assert counts.sum() == 10_000
+    assert chi_square(counts) < 18  # 3 degrees of freedom: exceeded with probability 4e-4
+
+
+def test_without_rotation_images_stay_upright() -> None:
+    task = FewShot(numbered()).sample(100, generator(8))
+    assert (pixels(task.support.inputs)[..., 2:] == torch.tensor([100, 200])).all()
+
+
+def test_same_stream_same_tasks() -> None:
+    tasks = FewShot(numbered(), shots=2, queries=2, rotate=True)
+    first, again, other = (tasks.sample(8, generator(9, "train", i)) for i in (0, 0, 1))
+    assert torch.equal(first.support.inputs, again.support.inputs)
+    assert torch.equal(first.query.inputs, again.query.inputs)
+    assert not torch.equal(first.support.inputs, other.support.inputs)
+
+
+def test_sampling_leaves_the_images_as_they_were() -> None:
+    images = numbered()
+    FewShot(images, rotate=True).sample(50, generator(10)).support.inputs.zero_()
+    assert torch.equal(images, numbered())
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (
+            {"ways": 20},
+            "`ways` must be at most the number of classes: got ways=20 and 12 classes. "
+            "Lower `tasks.ways` or use a larger split.",
+        ),
+        (
+            {"shots": 5, "queries": 16},
+            "`shots` and `queries` together must be at most the examples per class: "
+            "got shots=5, queries=16 and 20 examples. Lower `tasks.shots` or `tasks.queries`.",
+        ),
+        ({"ways": 0}, "`ways` must be a positive integer: got 0. Set `tasks.ways` to 1 or more."),
+        ({"shots": -1}, "`shots` must be a positive integer: got -1. Set `tasks.shots` to 1 or more."),
+        (
+            {"queries": 1.5},
+            "`queries` must be a positive integer: got 1.5. Set `tasks.queries` to 1 or more.",
+        ),
+        (
+            {"images": torch.zeros(12, 20, 1, 4, 6, dtype=torch.uint8), "rotate": True},
+            "`rotate` needs square images: got height 4 and width 6. Set `tasks.rotate` to false or use square images.",
+        ),
+        (
+            {"images": torch.zeros(12, 20, 4, 6)},
+            "`images` must be uint8 [classes, examples, channels, height, width]: "
+            "got float32 [12, 20, 4, 6]. Stack the classes, and store pixels as 0 to 255.",
+        ),
+    ],
+)
+def test_impossible_tasks_say_what_to_change(choice: dict, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        FewShot(**{"images": numbered(), **choice})
+    assert str(error.value) == message

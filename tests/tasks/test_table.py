@@ -1,0 +1,361 @@
+"""Tables: reading, splitting, standardising and drawing tasks from the user's own rows."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep.core.rng import generator
+from fewstep.core.types import Batch, Task
+from fewstep.errors import DataError
+from fewstep.tasks.table import DOSE_RESPONSE, Standardization, TableTasks, read_table, split_tasks
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_dose_response.py"
+SMALL = "site,x,z,y\nb,1,10,0.5\na,2,20,1.5\nb,3,30,2.5\n"
+
+
+def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "table.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def read(path: Path, inputs: tuple[str, ...] = ("x",), targets: tuple[str, ...] = ("y",)):
+    return read_table(path, "site", inputs, targets)
+
+
+def numbered(*sizes: int) -> dict[str, Batch]:
+    """Tasks whose every row holds its own number: task 2's third row is 202."""
+    rows = [100.0 * task + torch.arange(size).view(size, 1) for task, size in enumerate(sizes)]
+    return {f"t{task}": Batch(values, values) for task, values in enumerate(rows)}
+
+
+def as_list(tasks: Task | list[Task]) -> list[Task]:
+    return [tasks] if isinstance(tasks, Task) else tasks
+
+
+def rows_of(tasks: Task | list[Task]) -> list[tuple[list[float], list[float]]]:
+    """Support and query rows of every task drawn."""
+    return [
+        (support.flatten().tolist(), query.flatten().tolist())
+        for task in as_list(tasks)
+        for support, query in zip(task.support.inputs, task.query.inputs, strict=True)
+    ]
+
+
+# --- reading
+
+
+def test_rows_are_grouped_by_task_in_order_of_first_appearance(tmp_path):
+    table = read(write(tmp_path, SMALL), inputs=("z", "x"))
+    assert list(table.groups) == ["b", "a"]
+    assert table.groups["b"].inputs.tolist() == [[10, 1], [30, 3]]
+    assert table.groups["b"].targets.tolist() == [[0.5], [2.5]]
+    assert table.groups["a"].inputs.dtype == torch.float64
+    assert (table.task, table.inputs, table.targets) == ("site", ("z", "x"), ("y",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + SMALL,
+        SMALL.replace("\n", "\r\n"),
+        SMALL.replace(",", ", "),
+        SMALL + "\n\n",
+        '"site"' + SMALL[4:],
+    ],
+    ids=["byte-order mark", "CRLF", "spaces", "blank lines", "quotes"],
+)
+def test_dialects_of_csv_read_alike(tmp_path, text):
+    plain = read(write(tmp_path, SMALL)).content_hash
+    assert read(write(tmp_path, text)).content_hash == plain
+
+
+def test_the_hash_follows_the_values_and_the_roles_of_columns(tmp_path):
+    path = write(tmp_path, SMALL)
+    hashes = {
+        read(path).content_hash,
+        read(path, ("z",)).content_hash,
+        read(path, ("y",), ("x",)).content_hash,
+    }
+    hashes.add(read(write(tmp_path, SMALL.replace("2.5", "2.6"))).content_hash)
+    hashes.add(read(write(tmp_path, SMALL.replace("a,", "c,"))).content_hash)
+    assert len(hashes) == 5
+
+
+def test_parquet_equals_csv(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"y": [0.5, 1.5, 2.5], "note": ["", None, "-"], "site": ["b", "a", "b"], "x": [1, 2, 3]}
+    path = tmp_path / "table.parquet"
+    parquet.write_table(pyarrow.table(columns), path)
+    table = read(path)
+    assert table.content_hash == read(write(tmp_path, SMALL)).content_hash
+    assert table.groups["b"].inputs.tolist() == [[1], [3]]
+
+
+def test_parquet_names_bad_cells_missing_columns_and_broken_files(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "table.parquet"
+    parquet.write_table(pyarrow.table({"site": ["a", None], "x": [1.0, 2.0], "y": [None, float("nan")]}), path)
+    with pytest.raises(DataError, match=r"3 other cells, row 1, 'y': empty; row 2, 'site': empty; row 2, 'y': nan"):
+        read(path)
+    with pytest.raises(DataError, match=r"lacks 'z', and has 'site', 'x', 'y'"):
+        read(path, ("z",))
+    path.write_text("not parquet")
+    with pytest.raises(DataError, match="A Parquet file was expected"):
+        read(path)
+    with pytest.raises(DataError, match="no such file"):
+        read(tmp_path / "absent.parquet")
+
+
+def test_parquet_without_pyarrow_names_the_extra_to_install(tmp_path, monkeypatch):
+    plain = builtins.__import__
+
+    def without_pyarrow(name, *args):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return plain(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    with pytest.raises(DataError, match=r"pip install 'fewstep\[parquet\]'"):
+        read(tmp_path / "table.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds nothing"),
+        ("site,x,y\n", "holds column names only"),
+        ("site;x;y\na;1,5;2\n", "one column 'site;x;y', which looks separated by ';'"),
+        ("site\tx\ty\na\t1\t2\n", r"one column 'site\\tx\\ty', which looks separated by '\\t'"),
+        ("site x y\na 1 2\n", r"one column 'site x y'\. Save it with commas"),
+        (
+            "site,x,w\na,1,2\n",
+            r"must have the columns 'site', 'x', 'y': it lacks 'y', and has 'site', 'x', 'w'",
+        ),
+        ("site,x,y,x\na,1,2,3\n", r"must have different names: got 'x' more than once"),
+        (
+            "site,x,y\na,1,5,2\nb,1,2\nc,1\n",
+            r"must have 3 cells, .* got 2 with fewer or more, line 2 \(4\), line 4 \(2\)",
+        ),
+        (
+            "site,x,y\na,1,2\n,1,2\na,n/a,\n",
+            r"3 other cells, line 3, 'site': empty; line 4, 'x': 'n/a'; line 4, 'y': empty",
+        ),
+        ("site,x,y\na,inf,2\na,1_0,nan\n", r"line 2, 'x': 'inf'; line 3, 'x': '1_0'; line 3, 'y': 'nan'"),
+        ("site,x,y\n" + "a,?,1\n" * 25, r"25 other cells, line 2, .* line 11, 'x': '\?'; and 15 more\."),
+    ],
+)
+def test_an_unusable_csv_says_what_was_expected_and_what_came(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, text))
+
+
+def test_line_numbers_count_lines_within_quotes(tmp_path):
+    text = 'site,x,note,y\na,1,"two\nlines",2\na,?,,2\n'
+    with pytest.raises(DataError, match="line 4, 'x'"):
+        read(write(tmp_path, text))
+
+
+def test_other_encodings_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"comma-separated UTF-8 text.*Save it as 'CSV UTF-8'"):
+        read(write(tmp_path, SMALL, "utf-16"))
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"expected at .*absent.csv`: there is no such file"):
+        read(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match="must be a file: got the folder"):
+        read(tmp_path)
+    with pytest.raises(DataError, match=r"must be readable: got '.*'"):
+        read(write(tmp_path, SMALL) / "within-a-file.csv")
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "targets", "message"),
+    [
+        ("site", ["x"], [], "at least one target column: got none"),
+        ("site", [], ["y"], "at least one input column: got none"),
+        ("site", ["x", "y"], ["y"], "one role.*: got 'y' more than once"),
+        ("site", ["x", "x"], ["y"], "one role.*: got 'x' more than once"),
+        ("site", ["site"], ["y"], "one role.*: got 'site' more than once"),
+    ],
+)
+def test_each_column_has_one_role(tmp_path, task, inputs, targets, message):
+    with pytest.raises(DataError, match=message):
+        read_table(write(tmp_path, SMALL), task, inputs, targets)
+
+
+# --- splitting
+
+
+def test_the_split_is_a_fixed_rule():
+    names = ["iron", "zinc", "gold", "lead", "tin", "neon", "argon"]
+    expected = {"train": ["iron", "neon", "gold", "tin", "lead"], "val": ["argon"], "test": ["zinc"]}
+    assert split_tasks(names) == expected
+    assert split_tasks(reversed(names)) == expected
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 10, 47, 240])
+def test_splits_are_disjoint_complete_and_never_empty(count):
+    names = [f"task {i}" for i in range(count)]
+    splits = split_tasks(names)
+    assert sorted(splits["train"] + splits["val"] + splits["test"]) == sorted(names)
+    assert min(map(len, splits.values())) >= 1
+    assert len(splits["train"]) == pytest.approx(0.7 * count, abs=1.2)
+
+
+def test_extreme_fractions_leave_every_split_a_task():
+    names = [f"task {i}" for i in range(9)]
+    assert [len(part) for part in split_tasks(names, (0.98, 0.01, 0.01)).values()] == [7, 1, 1]
+    assert [len(part) for part in split_tasks(names, (0.01, 0.01, 0.98)).values()] == [1, 1, 7]
+
+
+def test_a_split_needs_three_tasks_and_three_shares():
+    with pytest.raises(DataError, match=r"at least 3 tasks.*: got 2 \(.*'a'.*\)\. Add tasks"):
+        split_tasks(["a", "b", "a"])
+    with pytest.raises(ValueError, match="three positive shares that sum to 1"):
+        split_tasks("abc", (0.7, 0.3, 0.0))
+    with pytest.raises(ValueError, match="three positive shares that sum to 1"):
+        split_tasks("abc", (0.7, 0.2, 0.2))
+
+
+# --- standardising
+
+
+def test_standardised_meta_train_columns_have_zero_mean_and_unit_variance():
+    groups = [Batch(torch.tensor([[1.0, 5], [2, 5]]).double(), torch.tensor([[10.0], [20]]).double())]
+    groups.append(Batch(torch.tensor([[6.0, 5]]).double(), torch.tensor([[60.0]]).double()))
+    scale = Standardization.fit(groups)
+    assert scale.input_mean.tolist() == [3, 5]
+    assert scale.input_std.tolist() == pytest.approx([(14 / 3) ** 0.5, 1])  # the constant column keeps its unit
+    inputs, targets = (torch.cat(parts) for parts in zip(*map(scale.standardize, groups), strict=True))
+    assert inputs.dtype == targets.dtype == torch.float32
+    assert torch.allclose(inputs.mean(0), torch.zeros(2), atol=1e-6)
+    assert torch.allclose(targets.std(0, correction=0), torch.ones(1))
+
+
+def test_a_constant_column_stays_constant_whatever_rounding_makes_of_its_deviation():
+    groups = [Batch(torch.full((7, 1), 0.1).double(), torch.arange(7.0).double().view(7, 1))]
+    scale = Standardization.fit(groups)
+    assert scale.input_std.item() == 1
+    assert scale.inputs(groups[0].inputs).abs().max() < 1e-6
+
+
+def test_large_offsets_survive_standardisation():
+    seconds = 1.7e9 + torch.arange(5.0).double().view(5, 1)  # float32 could not tell these apart
+    scale = Standardization.fit([Batch(seconds, seconds)])
+    assert scale.inputs(seconds).flatten().tolist() == pytest.approx([-(2**0.5), -(0.5**0.5), 0, 0.5**0.5, 2**0.5])
+
+
+def test_restore_is_the_inverse_and_survives_json():
+    table = read_table(DOSE_RESPONSE, "compound", ["log_dose"], ["response"])
+    scale = Standardization.fit(table.groups.values())
+    again = Standardization.from_dict(json.loads(json.dumps(scale.to_dict())))
+    targets = table.groups["C007"].targets
+    assert torch.allclose(again.restore(scale.targets(targets)), targets, rtol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(scale, again, strict=True))
+
+
+def test_values_whose_variance_overflows_are_refused():
+    values = torch.tensor([[1e300], [-1e300]], dtype=torch.float64)
+    with pytest.raises(DataError, match=r"got values as large as 1e\+300"):
+        Standardization.fit([Batch(values, values)])
+
+
+# --- drawing
+
+
+def test_support_and_query_are_disjoint_rows_of_one_task():
+    tasks = TableTasks(numbered(8, 8, 8), shots=3, queries=4).sample(3, generator(0))
+    assert isinstance(tasks, Task)
+    assert tasks.support.inputs.shape == (3, 3, 1)
+    assert tasks.query.targets.shape == (3, 4, 1)
+    for support, query in rows_of(tasks):
+        assert len(set(support + query)) == 7
+        assert len({row // 100 for row in support + query}) == 1
+    assert torch.equal(tasks.support.inputs, tasks.support.targets)
+
+
+def test_all_remaining_rows_are_queries_unless_a_number_is_given():
+    for support, query in rows_of(TableTasks(numbered(5, 9), shots=2).sample(2, generator(0))):
+        assert sorted(support + query) == sorted(numbered(5, 9)[f"t{int(support[0] // 100)}"].inputs.flatten().tolist())
+
+
+def test_ragged_tasks_are_stacked_by_size():
+    tasks = TableTasks(numbered(4, 9, 6, 4, 7), shots=3, queries=3).sample(5, generator(0))
+    assert isinstance(tasks, list)
+    assert [tuple(task.support.inputs.shape) for task in tasks] == [(2, 3, 1), (3, 3, 1)]
+    assert [tuple(task.query.inputs.shape) for task in tasks] == [(2, 1, 1), (3, 3, 1)]
+
+
+def test_drawing_as_many_tasks_as_there_are_visits_each_once():
+    tasks = TableTasks(numbered(*[4] * 6), shots=2)
+    visited = [support[0] // 100 for support, _ in rows_of(tasks.sample(6, generator(1)))]
+    assert sorted(visited) == [0, 1, 2, 3, 4, 5]
+    assert len(rows_of(tasks.sample(20, generator(1)))) == 20
+
+
+def test_the_same_stream_draws_the_same_tasks():
+    tasks = TableTasks(numbered(5, 9, 6, 9, 7), shots=3, queries=5)
+    first, again, other = (rows_of(tasks.sample(4, generator(seed))) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_every_row_is_drawn_for_support_equally_often():
+    tasks = TableTasks(numbered(5), shots=2)
+    draws = [row for support, _ in rows_of(tasks.sample(1000, generator(0))) for row in support]
+    counts = [draws.count(row) for row in range(5)]
+    assert counts == pytest.approx([400] * 5, abs=70)  # 4.5 standard deviations of a binomial(1000, 0.4)
+
+
+def test_tasks_with_too_few_rows_are_listed_in_one_error():
+    with pytest.raises(DataError, match=r"at least 4 rows.*: got 2 with fewer, 't0' \(3\), 't2' \(1\)\. Lower `tasks"):
+        TableTasks(numbered(3, 4, 1), shots=3)
+    with pytest.raises(DataError, match=r"got 14 with fewer, .*'t9' \(2\), and 4 more\."):
+        TableTasks(numbered(*[2] * 14), shots=5)
+
+
+@pytest.mark.parametrize(("shots", "queries"), [(0, 1), (1, 0)])
+def test_shots_and_queries_are_at_least_one(shots, queries):
+    with pytest.raises(ValueError, match=f"got shots={shots} and queries={queries}"):
+        TableTasks(numbered(3), shots, queries)
+    with pytest.raises(ValueError, match="at least one task"):
+        TableTasks({}, 1)
+
+
+def test_a_curve_shows_all_rows_of_one_task_by_ascending_input():
+    x = torch.tensor([[3.0], [1], [2], [0]])
+    curve = TableTasks({"a": Batch(x, 10 * x)}, shots=2).curve(generator(0))
+    assert curve.inputs.flatten().tolist() == [0, 1, 2, 3]
+    assert curve.targets.flatten().tolist() == [0, 10, 20, 30]
+    assert curve.task.support.inputs.shape == curve.task.query.inputs.shape == (2, 1)
+    with pytest.raises(DataError, match="one input column and one target column: got 2 and 1"):
+        TableTasks({"a": Batch(x.expand(4, 2), x)}, shots=2).curve(generator(0))
+
+
+# --- bundled example
+
+
+def test_the_bundled_table_is_what_its_script_writes():
+    assert runpy.run_path(str(SCRIPT))["dose_response"]().encode() == DOSE_RESPONSE.read_bytes()
+
+
+def test_the_bundled_table_is_a_ragged_distribution_of_tasks():
+    table = read_table(DOSE_RESPONSE, "compound", ["log_dose"], ["response"])
+    splits = split_tasks(table.groups)
+    assert {name: len(tasks) for name, tasks in splits.items()} == {"train": 168, "val": 36, "test": 36}
+    assert {len(batch.targets) for batch in table.groups.values()} == set(range(10, 17))
+    scale = Standardization.fit([table.groups[name] for name in splits["train"]])
+    tasks = TableTasks({name: scale.standardize(table.groups[name]) for name in splits["test"]}, shots=5)
+    drawn = as_list(tasks.sample(36, generator(0, "test")))
+    assert sum(len(task.support.inputs) for task in drawn) == 36
+    assert [task.query.inputs.shape[1] for task in drawn] == [5, 6, 7, 8, 9, 10, 11]

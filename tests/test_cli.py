@@ -1,0 +1,216 @@
+"""The command line, as a user meets it: output, exit codes, and no traceback for anything that they type."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fewstep import cli
+from fewstep.training.records import RunFolder
+
+TINY = ["--set", "meta.iterations=6", "--set", "meta.batch_size=4", "--set", "model.hidden=[8]"]
+TINY += ["--set", "validation={every=3, tasks=8}", "--set", "evaluate.tasks=10"]
+
+
+@pytest.fixture
+def fewstep(capsys, monkeypatch, tmp_path):
+    """Runs a command in a clean folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def trained(fewstep):
+    def train(name="run", *more):
+        code, out, err = fewstep("train", "sinusoid-10shot", *TINY, "--out", name, *more)
+        assert code == 0, err
+        return name
+
+    return train
+
+
+def test_help_names_the_commands_and_does_not_import_torch():
+    script = "import sys; sys.argv = ['fewstep', '--help']\nfrom fewstep import cli\n"
+    script += "try: cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(word in done.stdout for word in ("recipes", "train", "evaluate", "plot", "compare", "demo"))
+    assert done.stderr.strip() == "False"
+
+
+def test_recipes_lists_every_bundled_recipe_with_what_it_is(fewstep):
+    code, out, _ = fewstep("recipes")
+    assert code == 0
+    assert "sinusoid-10shot" in out
+    assert "MAML on sinusoid regression, 10 shots" in out
+
+
+def test_train_evaluate_plot_and_compare_work_together(fewstep, trained, tmp_path):
+    one, two = trained("one"), trained("two", "--seed", "1")
+    for run in (one, two):
+        code, out, _ = fewstep("evaluate", run)
+        assert code == 0
+        assert "step 10" in out
+        assert "5-shot" in out or "shots" in out
+    code, out, _ = fewstep("plot", one)
+    assert code == 0
+    assert {p.name for p in (tmp_path / "one" / "plots").iterdir()} == {"training.png", "steps.png", "adaptation.png"}
+    code, out, _ = fewstep("plot", one, two, "--figure", "steps", "--out", "both.svg")
+    assert code == 0
+    assert (tmp_path / "both.svg").read_text().startswith("<?xml")
+    code, out, _ = fewstep("compare", one, two, "--out", "figure.pdf")
+    assert code == 0
+    assert "2 seeds" in out
+    assert (tmp_path / "figure.pdf").stat().st_size > 1000
+
+
+def test_evaluate_json_is_one_object_of_the_documented_form(fewstep, trained):
+    code, out, _ = fewstep("evaluate", trained(), "--json", "--shots", 7, "--queries", 3, "--steps", 4, "--tasks", 5)
+    result = json.loads(out)
+    assert code == 0
+    documented = [
+        "recipe",
+        "algorithm",
+        "metric",
+        "split",
+        "tasks",
+        "ways",
+        "shots",
+        "queries",
+        "normalization",
+        "seed",
+    ]
+    assert list(result)[: len(documented)] != []
+    assert set(documented) <= set(result)
+    assert (result["shots"], result["queries"], result["tasks"], result["split"]) == (7, 3, 5, "test")
+    assert [row["step"] for row in result["steps"]] == [0, 1, 2, 3, 4]
+    assert set(result["steps"][0]) == {"step", "mean", "ci95"}
+
+
+def test_evaluate_on_validation_tasks_says_so(fewstep, trained):
+    code, out, _ = fewstep("evaluate", trained(), "--split", "val", "--json")
+    assert json.loads(out)["split"] == "val"
+    assert code == 0
+
+
+def test_seeds_makes_one_run_for_each(fewstep, tmp_path):
+    code, _, err = fewstep("train", "sinusoid-10shot", *TINY, "--seeds", "0,3", "--out", "many")
+    assert code == 0, err
+    assert [RunFolder(tmp_path / f"many-seed{s}").config["seed"] for s in (0, 3)] == [0, 3]
+
+
+def test_the_default_folder_is_named_after_recipe_and_seed(fewstep, tmp_path):
+    assert fewstep("train", "sinusoid-10shot", *TINY, "--seed", 2)[0] == 0
+    assert RunFolder(tmp_path / "runs" / "sinusoid-10shot-seed2").is_finished
+
+
+def test_a_run_is_plain_and_short_when_not_on_a_terminal(fewstep):
+    _, out, err = fewstep("train", "sinusoid-10shot", *TINY, "--out", "run")
+    assert "\x1b" not in out + err
+    assert len(err.splitlines()) == 2
+    assert "tasks/s" in err
+
+
+def test_resume_of_a_finished_run_exits_at_once_with_zero(fewstep, trained):
+    run = trained()
+    assert fewstep("train", "sinusoid-10shot", *TINY, "--out", run, "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "sinusoid-11shot"], "Bundled are: "),
+        (["train", "nowhere.toml"], "nowhere.toml"),
+        (["train", "sinusoid-10shot", "--set", "tasks.shotz=3"], "tasks.shotz: unknown key. Valid keys here: kind"),
+        (["train", "sinusoid-10shot", "--set", "meta.lr"], "key=value"),
+        (["train", "sinusoid-10shot", "--set", "meta.lr=fast"], "meta.lr"),
+        (["train", "sinusoid-10shot", "--seeds", "1,x"], "--seeds must be whole numbers"),
+        (["train", "sinusoid-10shot", "--seeds", "1,1"], "must differ"),
+        (["train", "sinusoid-10shot", "--seeds", "1", "--seed", "1"], "not both"),
+        (["train", "sinusoid-10shot", "--seed", "-1"], "seed"),
+        (["train", "sinusoid-10shot", "--device", "abacus"], "--device must be one that torch can use"),
+        (["train", "omniglot-5way-1shot", "--data", "nowhere"], "nowhere"),
+        (["train", "dose-response", "--set", "tasks.path=none.csv"], "none.csv"),
+        (["train", "dose-response", "--set", "tasks.shots=30"], "tasks.shots"),
+        (["evaluate", "nowhere"], "no such folder"),
+        (["evaluate", "."], "no config.json"),
+        (["plot", "nowhere"], "no such folder"),
+        (["compare", "nowhere"], "no such folder"),
+        (["evaluate"], "RUN"),
+        (["frobnicate"], "frobnicate"),
+        (["evaluate", "x", "--shots", "0"], "--shots"),
+    ],
+)
+def test_bad_input_is_one_clear_error_with_code_2_and_writes_nothing(fewstep, tmp_path, words, told):
+    code, out, err = fewstep(*words)
+    assert code == 2
+    assert told in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_is_refused_by_name_of_resume(fewstep, trained):
+    code, _, err = fewstep("train", "sinusoid-10shot", *TINY, "--out", trained())
+    assert code == 2
+    assert "--resume" in err
+
+
+def test_compare_asks_for_an_evaluation_first(fewstep, trained):
+    code, _, err = fewstep("compare", trained())
+    assert code == 2
+    assert "fewstep evaluate run" in err
+
+
+def test_plot_names_the_formats_it_can_write(fewstep, trained):
+    code, _, err = fewstep("plot", trained(), "--out", "figure.bmp")
+    assert code == 2
+    assert "png" in err
+
+
+def test_divergence_is_one_message_and_another_code(fewstep):
+    words = ["--set", "algorithm.inner_lr=1e12", "--set", "algorithm.steps=5", "--out", "run"]
+    code, _, err = fewstep("train", "sinusoid-10shot", *TINY, *words)
+    assert code == 1
+    assert "iteration 1" in err
+    assert "inner learning rate" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_says_how_to_resume_and_exits_non_zero(tmp_path, number):
+    command = [sys.executable, "-m", "fewstep.cli", "train", "sinusoid-10shot"]
+    command += ["--set", "meta.iterations=100000", "--set", "validation.every=5", "--out", "run"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "best.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Go on with: fewstep train sinusoid-10shot" in err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "run" / "checkpoint.pt").exists()

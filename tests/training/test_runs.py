@@ -1,0 +1,345 @@
+"""Run folders: determinism, resume, and everything that can go wrong on a disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fewstep
+from fewstep.core.types import Batch, Task
+from fewstep.errors import Interrupted, NonFiniteError, RunError
+from fewstep.training import checkpoint, loop
+from fewstep.training.records import RunFolder, locked
+
+TINY = [
+    "meta.batch_size=4",
+    "validation.tasks=8",
+    "validation.every=4",
+    "model.hidden=[8]",
+    "evaluate.tasks=10",
+]
+
+
+def train(out, *settings, recipe="sinusoid-10shot", **how):
+    return fewstep.train(recipe, out=out, settings=[*TINY, *settings], **how)
+
+
+def final(run):
+    return load_file(run.path / "params.safetensors")
+
+
+def assert_identical(one, other):
+    left, right = final(one), final(other)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_one_seed_gives_one_result_bit_for_bit(tmp_path):
+    runs = [train(tmp_path / name, "meta.iterations=6") for name in "ab"]
+    assert_identical(*runs)
+    timeless = [[{k: v for k, v in r.items() if k != "seconds"} for r in run.metrics()] for run in runs]
+    assert timeless[0] == timeless[1]
+
+
+def test_another_seed_gives_another_result(tmp_path):
+    runs = [train(tmp_path / str(seed), "meta.iterations=2", f"seed={seed}") for seed in (0, 1)]
+    assert not torch.equal(final(runs[0])["model.head.weight"], final(runs[1])["model.head.weight"])
+
+
+@pytest.mark.parametrize("rule", ["algorithm.rule=sgd", "algorithm.rule=learned_sgd", "meta.clip_norm=0.5"])
+def test_five_iterations_and_five_more_equal_ten_bit_for_bit(tmp_path, rule):
+    whole = train(tmp_path / "whole", "meta.iterations=10", rule)
+    train(tmp_path / "parts", "meta.iterations=5", rule)
+    parts = train(tmp_path / "parts", "meta.iterations=10", rule, resume=True)
+    assert_identical(whole, parts)
+
+
+class StopAfter:
+    """Asks to stop, as Ctrl-C would, once an iteration is done."""
+
+    def __init__(self, iteration, number=signal.SIGINT):
+        self.iteration, self.number = iteration, number
+
+    def update(self, iteration, record):
+        if iteration == self.iteration and "query_loss" in record:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, number, schedule):
+    settings = ["meta.iterations=10", f"meta.schedule={schedule}"]
+    whole = train(tmp_path / "whole", *settings)
+    with pytest.raises(Interrupted, match="iteration 7 of 10"):
+        train(tmp_path / "parts", *settings, watchers=[StopAfter(7, number)])
+    assert not RunFolder(tmp_path / "parts").is_finished
+    resumed = train(tmp_path / "parts", *settings, resume=True)
+    assert_identical(whole, resumed)
+    keep = lambda run: [{k: v for k, v in r.items() if k != "seconds"} for r in run.metrics()]  # noqa: E731
+    assert keep(whole) == keep(resumed)
+
+
+def test_handlers_of_signals_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(tmp_path / "run", "meta.iterations=1")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
+    script = (
+        "import sys, fewstep, fewstep.experiments.runs as r\n"
+        "from fewstep.training import loop\n"
+        "plan = loop.Plan\n"
+        "loop.Plan = lambda **k: plan(**k, checkpoint_seconds=0.0)\n"
+        "fewstep.train('sinusoid-10shot', out=sys.argv[1], settings=sys.argv[2:])\n"
+    )
+    settings = [*TINY, "meta.iterations=400", "validation.every=50"]
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "killed"), *settings])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    reached = checkpoint.load_checkpoint(tmp_path / "killed" / "checkpoint.pt")["learner"]["iteration"]
+    assert 0 < reached < 400
+    resumed = fewstep.train("sinusoid-10shot", out=tmp_path / "killed", settings=settings, resume=True)
+    whole = fewstep.train("sinusoid-10shot", out=tmp_path / "whole", settings=settings)
+    assert_identical(whole, resumed)
+    assert [r["iteration"] for r in resumed.metrics()] == [r["iteration"] for r in whole.metrics()]
+
+
+def test_resume_starts_at_zero_where_nothing_was_saved(tmp_path):
+    whole = train(tmp_path / "whole", "meta.iterations=3")
+    started = train(tmp_path / "new", "meta.iterations=3")
+    for name in ("checkpoint.pt", "params.safetensors", "best.safetensors", "metrics.jsonl"):
+        (started.path / name).unlink()
+    assert_identical(whole, train(tmp_path / "new", "meta.iterations=3", resume=True))
+    assert_identical(whole, train(tmp_path / "never-begun", "meta.iterations=3", resume=True))
+
+
+def test_resume_leaves_a_finished_run_alone(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=3")
+    before = {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()}
+    train(tmp_path / "run", "meta.iterations=3", resume=True)
+    assert {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()} == before
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path):
+    train(tmp_path / "run", "meta.iterations=1")
+    with pytest.raises(RunError, match="--resume"):
+        train(tmp_path / "run", "meta.iterations=1")
+
+
+def test_resume_refuses_another_recipe_and_names_the_keys(tmp_path):
+    train(tmp_path / "run", "meta.iterations=1")
+    with pytest.raises(RunError, match=r"meta\.lr, seed"):
+        train(tmp_path / "run", "meta.iterations=2", "seed=3", "meta.lr=0.1", resume=True)
+
+
+def test_resume_refuses_more_iterations_where_the_schedule_depends_on_them(tmp_path):
+    train(tmp_path / "run", "meta.iterations=1", "meta.schedule=cosine")
+    with pytest.raises(RunError, match=r"meta\.schedule"):
+        train(tmp_path / "run", "meta.iterations=2", "meta.schedule=cosine", resume=True)
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match=r"thesis\.tex"):
+        train(tmp_path, "meta.iterations=1")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(RunError, match="is a file"):
+        train(tmp_path / "run", "meta.iterations=1")
+
+
+def test_a_second_training_into_one_folder_is_refused(tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(RunError, match="one training at a time"):
+        train(tmp_path / "run", "meta.iterations=1")
+
+
+def test_a_bad_recipe_writes_nothing(tmp_path):
+    with pytest.raises(fewstep.FewstepError, match="hiden"):
+        train(tmp_path / "run", "model.hiden=[3]")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_loses_nothing_and_says_so(tmp_path, monkeypatch):
+    train(tmp_path / "run", "meta.iterations=5")
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(RunError, match="No space left on device"):
+            train(tmp_path / "run", "meta.iterations=10", resume=True)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    whole = train(tmp_path / "whole", "meta.iterations=10")
+    assert_identical(whole, train(tmp_path / "run", "meta.iterations=10", resume=True))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+def test_a_damaged_checkpoint_is_named_and_not_touched(tmp_path, damage):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    path = run.path / "checkpoint.pt"
+    damaged = {"truncated": path.read_bytes()[:-500], "garbage": b"not a checkpoint", "empty": b""}[damage]
+    path.write_bytes(damaged)
+    with pytest.raises(RunError, match=r"checkpoint\.pt cannot be read"):
+        train(tmp_path / "run", "meta.iterations=8", resume=True)
+    assert path.read_bytes() == damaged
+
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    torch.save({"format": 99}, run.path / "checkpoint.pt")
+    with pytest.raises(RunError, match="its format is 99"):
+        train(tmp_path / "run", "meta.iterations=8", resume=True)
+
+
+def test_a_checkpoint_never_runs_code(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    torch.save({"format": 1, "evil": loop.Plan(1, 1)}, run.path / "checkpoint.pt")
+    with pytest.raises(RunError, match="cannot be read"):
+        train(tmp_path / "run", "meta.iterations=8", resume=True)
+
+
+def test_a_run_of_another_format_is_named(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=1")
+    stored = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps(stored | {"format": 99}))
+    with pytest.raises(RunError, match="its format is 99"):
+        RunFolder(run.path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 1', "null"])
+def test_a_damaged_config_is_named(tmp_path, text):
+    run = train(tmp_path / "run", "meta.iterations=1")
+    (run.path / "config.json").write_text(text)
+    with pytest.raises(RunError, match=r"config\.json|its format"):
+        fewstep.load(run.path)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"no config\.json"):
+        fewstep.load(tmp_path)
+    with pytest.raises(RunError, match="no such folder"):
+        fewstep.evaluate(tmp_path / "nowhere")
+
+
+def test_an_unfinished_run_cannot_be_loaded_and_says_why(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", "meta.iterations=10", watchers=[StopAfter(2)])
+    with pytest.raises(RunError, match="training has not come so far"):
+        fewstep.load(tmp_path / "run")
+
+
+def test_damaged_meta_parameters_are_named(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=1")
+    (run.path / "best.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(RunError, match=r"best\.safetensors cannot be read"):
+        fewstep.load(run.path)
+
+
+def test_divergence_stops_with_iteration_tasks_and_remedy_and_the_checkpoint_stands(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    good = (run.path / "checkpoint.pt").read_bytes()
+
+    class Poisoned:
+        def sample(self, num_tasks, generator):
+            inputs = torch.rand(num_tasks, 5, 1, generator=generator)
+            inputs[2] = torch.nan
+            return Task(Batch(inputs, inputs), Batch(inputs, inputs))
+
+    learner = fewstep.load(run)
+    learner.iteration = 0
+    with pytest.raises(NonFiniteError, match=r"iteration 5 .*task 2 \(support loss nan\).*checkpoint.*stands"):
+        loop.train(learner, Poisoned(), run, loop.Plan(8, 4), validate=dict)
+    assert (run.path / "checkpoint.pt").read_bytes() == good
+
+
+def test_a_diverging_inner_loop_is_named_as_such(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"lower the inner learning rate"):
+        train(tmp_path / "run", "meta.iterations=50", "algorithm.inner_lr=1e12", "algorithm.steps=5")
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=400", "validation.every=2", "validation.patience=2", "meta.lr=1.0")
+    validations = [r for r in run.metrics() if r["split"] == "val"]
+    assert run.is_finished
+    assert validations[-1]["iteration"] < 400
+    best = min(validations, key=lambda r: r["score"])
+    assert best["iteration"] == validations[-3]["iteration"]
+    assert fewstep.load(run).iteration == best["iteration"]
+    assert fewstep.load(run, checkpoint="final").iteration == validations[-1]["iteration"]
+
+
+def test_zero_iterations_is_the_random_baseline(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=0")
+    assert run.is_finished
+    assert fewstep.evaluate(run)["iteration"] == 0
+
+
+def test_evaluation_tasks_do_not_depend_on_training_or_its_seed(tmp_path):
+    runs = [train(tmp_path / str(i), f"meta.iterations={i}", f"seed={i}") for i in (1, 2)]
+    one, other = (fewstep.evaluate(run) for run in runs)
+    assert one["fingerprint"] == other["fingerprint"]
+    assert one["steps"] != other["steps"]
+    assert fewstep.evaluate(runs[0], split="val")["fingerprint"] != one["fingerprint"]
+
+
+def test_a_tuned_step_size_comes_from_the_candidates_and_validation_tasks(tmp_path):
+    run = train(
+        tmp_path / "run",
+        "meta.iterations=20",
+        "evaluate.tune_inner_lr=[1e-6, 0.02, 100.0]",
+        recipe="sinusoid-pretrained",
+    )
+    result = fewstep.evaluate(run)
+    assert result["inner_lr"] == 0.02
+    assert result["steps"][-1]["mean"] < result["steps"][0]["mean"]
+
+
+def test_dropout_is_replayed_by_a_resume(tmp_path):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = torch.nn.Linear(1, 8), torch.nn.Linear(8, 1)
+
+        def forward(self, x):
+            return self.two(torch.nn.functional.dropout(self.one(x), 0.5, self.training))
+
+    torch.manual_seed(0)
+    net = Net()
+    settings = ["model={kind='custom'}"]
+    whole = train(tmp_path / "whole", *settings, "meta.iterations=6", model=net)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", *settings, "meta.iterations=6", model=net, watchers=[StopAfter(3)])
+    torch.rand(5)  # the global stream has moved on meanwhile
+    assert_identical(whole, train(tmp_path / "parts", *settings, "meta.iterations=6", model=net, resume=True))
+
+
+def test_a_run_trained_with_the_users_own_module_is_loaded_with_it(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    run = train(tmp_path / "run", "model={kind='custom'}", "meta.iterations=3", model=net)
+    learner = fewstep.load(run, model=net)
+    assert torch.equal(learner.meta.model["0.weight"], final(run)["model.0.weight"])
+    assert not torch.equal(learner.meta.model["0.weight"], net[0].weight)
+    with pytest.raises(fewstep.FewstepError, match="model="):
+        fewstep.load(run)
+    with pytest.raises(RunError, match="does not fit the model"):
+        fewstep.load(run, model=torch.nn.Linear(1, 1))
