@@ -40,7 +40,7 @@ def fewstep(capsys, monkeypatch, tmp_path):
 @pytest.fixture
 def trained(fewstep):
     def train(name="run", *more):
-        code, out, err = fewstep("train", "sinusoid-10shot", *TINY, "--out", name, *more)
+        code, _, err = fewstep("train", "sinusoid-10shot", *TINY, "--out", name, *more)
         assert code == 0, err
         return name
 
@@ -69,11 +69,9 @@ def test_train_evaluate_plot_and_compare_work_together(fewstep, trained, tmp_pat
         assert code == 0
         assert "step 10" in out
         assert "5-shot" in out or "shots" in out
-    code, out, _ = fewstep("plot", one)
-    assert code == 0
+    assert fewstep("plot", one)[0] == 0
     assert {p.name for p in (tmp_path / "one" / "plots").iterdir()} == {"training.png", "steps.png", "adaptation.png"}
-    code, out, _ = fewstep("plot", one, two, "--figure", "steps", "--out", "both.svg")
-    assert code == 0
+    assert fewstep("plot", one, two, "--figure", "steps", "--out", "both.svg")[0] == 0
     assert (tmp_path / "both.svg").read_text().startswith("<?xml")
     code, out, _ = fewstep("compare", one, two, "--out", "figure.pdf")
     assert code == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import fewstep
 
 HEAVY = ("torch", "pydantic", "matplotlib", "typer", "rich", "PIL", "tensorboard", "sklearn", "gymnasium", "mujoco")
@@ -40,9 +42,5 @@ def test_the_front_door_is_sorted_complete_and_short():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    try:
-        fewstep.mamel
-    except AttributeError as error:
-        assert "mamel" in str(error)
-    else:
-        raise AssertionError("expected an AttributeError")
+    with pytest.raises(AttributeError, match="mamel"):
+        fewstep.mamel  # noqa: B018

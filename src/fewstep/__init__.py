@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
     from fewstep.core.types import Batch, MetaParams, Task
     from fewstep.errors import FewstepError
-    from fewstep.experiments.runs import evaluate, load, standardization, train
+    from fewstep.experiments.runs import evaluate, load, ready, standardization, train
     from fewstep.learners.supervised import SupervisedLearner
     from fewstep.tasks.few_shot import FewShot
 
@@ -37,7 +37,7 @@ _HOME = {
     "fewstep.core.rules": ("Adam", "Clipped", "Detached", "Except", "LearnedSgd", "Momentum", "Only", "Sgd"),
     "fewstep.core.types": ("Batch", "MetaParams", "Task"),
     "fewstep.errors": ("FewstepError",),
-    "fewstep.experiments.runs": ("evaluate", "load", "standardization", "train"),
+    "fewstep.experiments.runs": ("evaluate", "load", "ready", "standardization", "train"),
     "fewstep.learners.supervised": ("SupervisedLearner",),
     "fewstep.tasks.few_shot": ("FewShot",),
 }
@@ -67,6 +67,7 @@ __all__ = [
     "load",
     "maml",
     "meta_sgd",
+    "ready",
     "reptile",
     "sequential",
     "standardization",

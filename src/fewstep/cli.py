@@ -33,7 +33,9 @@ messages = Console(stderr=True, highlight=False)
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A bundled name (see `fewstep recipes`), or a TOML file.")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder made by `fewstep train`.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, or the name of a ready initialisation.")
+]
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders made by `fewstep train`.")]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder that holds the data sets; else the variable FEWSTEP_DATA.")
@@ -78,6 +80,7 @@ def recipes() -> None:
     from fewstep.reporting.tables import recipes_table
 
     output.print(recipes_table(bundled_recipes()))
+    output.print("Train one with: fewstep train NAME", highlight=False)
 
 
 @app.command()
@@ -164,11 +167,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Evaluate a run on tasks that it has not seen; the result is stored in the run too."""
-    from fewstep.training.records import RunFolder
-
-    folder = RunFolder(run)
     with messages.status("Loading"):
         from fewstep.experiments import runs
+    folder = runs.open_run(run)
     asked = {"shots": shots, "queries": queries, "normalization": normalization and normalization.value}
     variants = [asked]
     if not as_json and not any(asked.values()):

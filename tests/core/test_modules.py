@@ -253,7 +253,8 @@ def test_an_exported_module_is_of_the_same_kind_with_the_adapted_parameters(name
     module, model = built(case)
     before = snapshot(module)
     adapted = {key: value + 0.1 for key, value in model.params.items()}
-    exported = model.as_module(adapted)
+    statistics = model.statistics(model.params, index(tasks_for(case), 0).support.inputs) or None
+    exported = model.as_module(adapted, statistics)
     assert type(exported) is type(module)
     assert not exported.training
     assert_same({k: v.detach() for k, v in exported.named_parameters() if v.requires_grad}, adapted)

@@ -7,10 +7,8 @@ from fewstep.core.trees import (
     concatenate,
     detach,
     index,
-    is_finite,
     leaves,
     length,
-    norm,
     signature,
     stack,
     subtract,
@@ -113,21 +111,3 @@ def test_a_signature_tells_apart_all_but_the_numbers() -> None:
     ]
     assert len({signature(tree) for tree in trees}) == len(trees)
     assert signature({"x": Batch(draw(2), None)}) == signature({"x": Batch(draw(2, seed=1), None)})
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_one_number_that_is_not_finite_shows(bad: float) -> None:
-    assert is_finite(tree())
-    poisoned = tree()
-    poisoned.support.targets[1, 2] = bad
-    assert not is_finite(poisoned)
-
-
-def test_finite_numbers_whose_sum_overflows_are_finite() -> None:
-    assert is_finite({"w": torch.full((4,), 3e38)})
-    assert not is_finite([torch.tensor([float("inf"), -float("inf")])])
-
-
-def test_norm_is_over_all_leaves_together() -> None:
-    assert norm(({"a": torch.tensor([3.0])}, [torch.tensor([[4.0], [12.0]])])).item() == 13.0
-    assert not norm([torch.ones(1, requires_grad=True)]).requires_grad

@@ -12,6 +12,8 @@ from fewstep.core.trees import detach
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from torch import Tensor
+
     from fewstep.core.types import LossFn, MetaParams, Params
 
 
@@ -36,7 +38,11 @@ def inner_step(
     # A first-order rule differentiates at constants: the outer loop then records nothing of the inner gradient.
     point = adapting if rule.second_order else detach(adapting)
     fixed = params if rule.second_order else detach(params)
-    grads = torch.func.grad(lambda chosen: loss(fixed | chosen, data))(point)
+
+    def support_loss(chosen: Params) -> Tensor:
+        return loss(fixed | chosen, data)
+
+    grads: Params = torch.func.grad(support_loss)(point)
     adapted, state = rule(adapting, grads, state, learned, step)
     return params | adapted, state
 

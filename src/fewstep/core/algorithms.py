@@ -5,12 +5,15 @@ Each is a point in one space: an inner-loop rule, a number of inner steps while 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fewstep.core.meta import displacement, query_gradient
 from fewstep.core.rules import Detached, Except, LearnedSgd, Only, Sgd, UpdateRule
-from fewstep.core.types import LossFn, TaskGradient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fewstep.core.types import LossFn, TaskGradient
 
 Patterns = str | tuple[str, ...]
 

@@ -1,37 +1,22 @@
-"""A module as a pure function of its parameters, and the policy for batch normalisation."""
+"""A module as a pure function of its parameters."""
 
 from __future__ import annotations
 
 import copy
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrizations
+
+from fewstep.core.normalization import Normalization, Statistics, TaskNorm, named_modules, with_own_norms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from fewstep.core.types import Params
-
-Normalization: TypeAlias = Literal["transductive", "support", "running"]
-"""Whose statistics batch normalisation uses.
-
-- transductive: each batch its own, support and query apart (the paper).
-- support: queries are normalised by the support set's statistics under the adapted parameters, so that a prediction
-  does not depend on which other queries come with it: what a deployed classifier of single pictures needs.
-- running: the running statistics stored in the module, frozen: a pretrained network.
-"""
-
-Statistics: TypeAlias = dict[str, tuple[Tensor, Tensor]]
-"""Mean and (biased) variance `[channels]` for each batch-normalisation layer, by its name."""
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# A subclass with a forward of its own does something else besides (an activation, say): it is left as it is.
-_BATCH_NORM_FORWARDS = {kind.forward for kind in _BATCH_NORMS}
 
 
 class FunctionalModule:
@@ -61,8 +46,8 @@ class FunctionalModule:
                 "A model's parameters must exist before meta-learning: got lazy ones. Run one forward pass first."
             )
         self._original = copy.deepcopy(module)
-        self._module = _with_own_norms(copy.deepcopy(module), normalization)
-        self._norms = {name: m for name, m in self._module.named_modules() if isinstance(m, _TaskNorm)}
+        self._module = with_own_norms(copy.deepcopy(module), normalization)
+        self._norms = {name: m for name, m in named_modules(self._module) if isinstance(m, TaskNorm)}
         self._second_order = second_order
         self._has_recurrence = any(isinstance(m, nn.RNNBase) for m in self._module.modules())
         self._has_attention = any(isinstance(m, nn.MultiheadAttention) for m in self._module.modules())
@@ -124,7 +109,15 @@ class FunctionalModule:
 
         Returns:
             A copy of the original module.
+
+        Raises:
+            ValueError: It has batch-normalisation layers, and nothing that they could use for a single example.
         """
+        if statistics is None and self._norms and self.normalization != "running":
+            raise ValueError(
+                "A module to deploy needs statistics for its batch normalisation: there are none under the policy "
+                f"{self.normalization!r}. Adapt with normalization='support', or pass `statistics`."
+            )
         module = copy.deepcopy(self._original)
         own = dict(module.named_parameters())
         device = next(iter(own.values())).device
@@ -132,7 +125,7 @@ class FunctionalModule:
             for name, value in params.items():
                 own[name].copy_(value)
             for name, (mean, variance) in (statistics or {}).items():
-                norm = module.get_submodule(name)
+                norm = cast("nn.BatchNorm2d", module.get_submodule(name))
                 norm.track_running_stats = True
                 norm.register_buffer("running_mean", mean.detach().to(device, copy=True))
                 norm.register_buffer("running_var", variance.detach().to(device, copy=True))
@@ -150,7 +143,7 @@ class FunctionalModule:
         buffers = dict(self._module.named_buffers())
         before = {name: (buffer._version, buffer.clone()) for name, buffer in buffers.items()}
         devices = {value.device for value in self.params.values() if value.is_cuda}
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), cast("Any", torch.random).fork_rng(devices):
             self(self.params, inputs)
         now = dict(self._module.named_buffers())
         # By value too: the kernel of batch normalisation changes a buffer without counting up its version.
@@ -170,7 +163,7 @@ class FunctionalModule:
             )
 
     @contextmanager
-    def _given(self, statistics: Statistics | None) -> Iterator[None]:
+    def _given(self, statistics: Statistics | None) -> Generator[None]:
         if statistics is None:
             yield
             return
@@ -183,87 +176,17 @@ class FunctionalModule:
                 norm.given = None
 
     @contextmanager
-    def _differentiable_kernels(self) -> Iterator[None]:
+    def _differentiable_kernels(self) -> Generator[None]:
         """A forward pass decides which kernels its derivatives use, so the choice is made around it."""
         with ExitStack() as stack:
             if self._second_order:
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(cast("Any", sdpa_kernel)(SDPBackend.MATH))
                 if self._has_recurrence:
-                    stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                    stack.enter_context(cast("Any", torch.backends.cudnn).flags(enabled=False))
             if self._has_attention and torch.backends.mha.get_fastpath_enabled():
                 torch.backends.mha.set_fastpath_enabled(False)
                 stack.callback(torch.backends.mha.set_fastpath_enabled, True)
             yield
-
-
-class _TaskNorm(nn.Module):
-    """Batch normalisation whose statistics are values: computed from the batch, or given; never accumulated."""
-
-    def __init__(self, norm: nn.BatchNorm2d, normalization: Normalization, name: str) -> None:
-        super().__init__()
-        self.name, self.weight, self.bias, self.eps = name, norm.weight, norm.bias, norm.eps
-        self.given: tuple[Tensor, Tensor] | None = None
-        self.records, self.seen = False, cast("tuple[Tensor, Tensor] | None", None)
-        self.frozen = normalization == "running"
-        if self.frozen:
-            if norm.running_mean is None or norm.running_var is None:
-                raise ValueError(
-                    f"normalization='running' needs running statistics: layer {name!r} has none. "
-                    "Use track_running_stats=True and pretrain the module, or choose 'transductive' or 'support'."
-                )
-            self.register_buffer("running_mean", norm.running_mean)
-            self.register_buffer("running_var", norm.running_var)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.frozen:
-            return self._normalize(inputs, cast("Tensor", self.running_mean), cast("Tensor", self.running_var))
-        if self.given is not None:
-            return self._normalize(inputs, *self.given)
-        if self.records:
-            if self.seen is not None:
-                raise ValueError(
-                    "Statistics of a support set need batch-normalisation layers that run once in a forward pass: "
-                    f"layer {self.name!r} runs again. Give each place a layer of its own, or choose 'transductive'."
-                )
-            axes = [axis for axis in range(inputs.dim()) if axis != 1]
-            self.seen = (inputs.mean(axes), inputs.var(axes, correction=0))
-        return nn.functional.batch_norm(inputs, None, None, self.weight, self.bias, training=True, eps=self.eps)
-
-    def _normalize(self, inputs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        # Written out, because nn.functional.batch_norm is not differentiable in given statistics.
-        scale = (variance + self.eps).rsqrt()
-        scale = scale if self.weight is None else scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        shape = (1, -1) + (1,) * (inputs.dim() - 2)
-        return inputs * scale.view(shape) + shift.view(shape)
-
-
-class _WeightNorm(nn.Module):
-    """Weight normalisation, w = v g / |v|, written out: the second derivative of PyTorch's kernel is wrong."""
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, size: Tensor, direction: Tensor) -> Tensor:
-        return direction * (size / torch.norm_except_dim(direction, 2, self.axis))
-
-
-def _with_own_norms(module: nn.Module, normalization: Normalization) -> nn.Module:
-    norms: dict[nn.Module, nn.Module] = {
-        norm: _TaskNorm(cast("nn.BatchNorm2d", norm), normalization, name)
-        for name, norm in module.named_modules()
-        if isinstance(norm, _BATCH_NORMS) and type(norm).forward in _BATCH_NORM_FORWARDS
-    }
-    for layer in module.modules():
-        if isinstance(layer, parametrizations._WeightNorm):
-            norms[layer] = _WeightNorm(layer.dim)
-    # With duplicates: one layer may stand in several places.
-    for name, child in list(module.named_modules(remove_duplicate=False)):
-        if name and child in norms:
-            owner, _, key = name.rpartition(".")
-            setattr(module.get_submodule(owner), key, norms[child])
-    return norms.get(module, module)
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fewstep.core.adapt import adapt
-from fewstep.core.trees import concatenate, detach, leaves, length, subtract, tree_map
+from fewstep.core.trees import concatenate, detach, leaves, length, mean, subtract, tree_map
 from fewstep.core.types import MetaParams, Task
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def meta_gradient(
     mapped = over_tasks(task_gradient)
     meta = detach(meta)  # leaves that require grad would keep the graph of every inner step alive
     gradients, losses = concatenate([mapped(meta, group) for group in same_size_groups(tasks)])
-    return tree_map(lambda leaf: leaf.mean(0), gradients), losses
+    return mean(gradients), losses
 
 
 def same_size_groups(tasks: Task | Sequence[Task]) -> list[Task]:

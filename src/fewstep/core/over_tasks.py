@@ -7,7 +7,7 @@ compute the same numbers to rounding; they differ in speed and memory, and in th
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -68,7 +68,9 @@ def traced(over: OverTasks) -> OverTasks:
             key = (function, signature((shared, tasks)))
             if key not in recorded:
                 devices = {leaf.device for leaf in leaves((shared, tasks)) if leaf.is_cuda}
-                with torch.random.fork_rng(devices):  # the replay draws the random numbers, not the recording
+                with cast("Any", torch.random).fork_rng(
+                    devices
+                ):  # the replay draws the random numbers, not the recording
                     recorded[key] = record(mapped, shared, tasks)
             return recorded[key](shared, tasks)
 

@@ -1,4 +1,7 @@
-"""Record a function's tensor operations once, and replay them without the Python that led to them."""
+"""Record a function's tensor operations once, and replay them without the Python that led to them.
+
+The nodes of `torch.fx` are typed as anything: their attributes depend on the operation.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
-_aten = torch.ops.aten
+_aten: Any = torch.ops.aten
 _RESHAPES = (_aten.view.default, _aten._unsafe_view.default)
 _ALIASES = (_aten.alias.default, _aten.detach.default)
 
@@ -31,13 +34,13 @@ def record(function: Callable[..., Any], *args: Any) -> GraphModule:
         The recorded operations; valid for arguments of the same structure, shapes, types and device.
     """
     recorded = make_fx(function)(*args)
-    while any([_simplify(node) for node in recorded.graph.nodes]):
+    while sum(_simplify(node) for node in recorded.graph.nodes):
         recorded.graph.eliminate_dead_code()
     recorded.recompile()
     return recorded
 
 
-def _simplify(node: Node) -> bool:
+def _simplify(node: Any) -> bool:
     """Lead the users of a node that does nothing past it; whether anything changed."""
     source = node.args[0] if node.op == "call_function" and node.args else None
     if source is None or not hasattr(source, "op") or not node.users:
@@ -52,7 +55,7 @@ def _simplify(node: Node) -> bool:
     return False
 
 
-def _equal_to(node: Node, source: Any) -> Node | None:
+def _equal_to(node: Any, source: Any) -> Any:
     """An earlier node whose tensor is the same as this node's, or None."""
     if node.target in _ALIASES:
         return source

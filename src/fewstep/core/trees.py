@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+def _is_dict(tree: Any) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(tree, dict)
+
+
+def _is_sequence(tree: Any) -> TypeGuard[tuple[Any, ...] | list[Any]]:
+    return isinstance(tree, tuple | list)
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -22,24 +30,34 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     Returns:
         A tree of the same structure.
     """
-    if isinstance(tree, dict):
-        return {key: tree_map(function, tree[key], *(o[key] for o in others)) for key in tree}
-    if isinstance(tree, tuple | list):
-        mapped = [tree_map(function, *leaves) for leaves in zip(tree, *others, strict=True)]
-        return type(tree)(*mapped) if hasattr(tree, "_fields") else type(tree)(mapped)
+    if _is_dict(tree):
+        return {key: tree_map(function, branch, *(o[key] for o in others)) for key, branch in tree.items()}
+    if _is_sequence(tree):
+        mapped = [tree_map(function, *same) for same in zip(tree, *others, strict=True)]
+        kind: Any = type(tree)
+        return kind(*mapped) if hasattr(tree, "_fields") else kind(mapped)
     return function(tree, *others)
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
     """Every tensor of the tree, in the order of its keys and fields."""
-    if isinstance(tree, dict):
+    if _is_dict(tree):
         for branch in tree.values():
             yield from leaves(branch)
-    elif isinstance(tree, tuple | list):
+    elif _is_sequence(tree):
         for branch in tree:
             yield from leaves(branch)
     elif isinstance(tree, Tensor):
         yield tree
+
+
+def mean(tree: Any) -> Any:
+    """The mean over the leading axis of every leaf."""
+
+    def leaf_mean(leaf: Tensor) -> Tensor:
+        return leaf.mean(0)
+
+    return tree_map(leaf_mean, tree)
 
 
 def subtract(left: Any, right: Any) -> Any:
@@ -49,21 +67,25 @@ def subtract(left: Any, right: Any) -> Any:
 
 def detach(tree: Any) -> Any:
     """The same values as constants: no gradient flows through the result."""
-    return tree_map(lambda leaf: leaf.detach(), tree)
+    return tree_map(torch.detach, tree)
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
     """The same values on a device; other leaves than tensors stay as they are."""
 
     def moved(leaf: Any) -> Any:
-        return leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
+        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
     return tree_map(moved, tree)
 
 
 def index(tree: Any, i: int) -> Any:
     """Entry `i` of the leading axis of every leaf: one task of a meta-batch."""
-    return tree_map(lambda leaf: leaf[i] if isinstance(leaf, Tensor) else leaf, tree)
+
+    def entry(leaf: Any) -> Any:
+        return leaf[i] if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(entry, tree)
 
 
 def stack(trees: list[Any]) -> Any:
@@ -83,18 +105,8 @@ def length(tree: Any) -> int:
 
 def signature(tree: Any) -> Any:
     """All of a tree but the numbers in its tensors, as a key for a dict."""
-    if isinstance(tree, dict):
+    if _is_dict(tree):
         return tuple((key, signature(branch)) for key, branch in tree.items())
-    if isinstance(tree, tuple | list):
+    if _is_sequence(tree):
         return (type(tree), *(signature(branch) for branch in tree))
     return (tree.shape, tree.dtype, tree.device) if isinstance(tree, Tensor) else repr(tree)
-
-
-def is_finite(tree: Any) -> bool:
-    """Whether every number of every leaf is finite. One pass: an infinity or NaN survives the sum."""
-    return all(bool(torch.isfinite(leaf.sum())) or bool(leaf.isfinite().all()) for leaf in leaves(tree))
-
-
-def norm(tree: Any) -> Tensor:
-    """Euclidean norm over all leaves together, as a scalar."""
-    return torch.stack([leaf.detach().float().square().sum() for leaf in leaves(tree)]).sum().sqrt()

@@ -430,7 +430,8 @@ def _explain_one(detail: ErrorDetails) -> str:
     if detail["type"] == "union_tag_not_found":
         return f"{key}: `kind` is missing. {detail['msg']}."
     if detail["type"] == "union_tag_invalid":
-        return f"{key}.kind: {detail.get('ctx', {}).get('tag')!r} is unknown. Valid kinds: {detail.get('ctx', {}).get('expected_tags')}."
+        context = detail.get("ctx", {})
+        return f"{key}.kind: {context.get('tag')!r} is unknown. Valid kinds: {context.get('expected_tags')}."
     message = detail["msg"].removeprefix("Value error, ")
     got = "" if isinstance(detail["input"], BaseModel | dict) else f", got {detail['input']!r}"
     return f"{key + ': ' if key else ''}{message}{got}. Valid keys here: {valid}."

@@ -31,6 +31,9 @@ from fewstep.training.evaluation import Evaluation, mean_and_ci95
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import RunFolder, contents, locked, read_json, write_json
 
+READY = Path(__file__).parent.parent / "ready"
+"""Runs that come with fewstep: config, final meta-parameters and evaluations."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
 
@@ -113,7 +116,7 @@ def load(
     """A learner with the meta-parameters of a run: adapt it, evaluate it, or look at `learner.meta`.
 
     Args:
-        run: A run folder.
+        run: A run folder, or the name of a ready initialisation (see `ready`).
         model: The module that the run was trained with, if it was passed from Python.
         loss: The loss, likewise.
         checkpoint: "best" by validation, or "final".
@@ -125,7 +128,7 @@ def load(
     Raises:
         FewstepError: The folder is no finished run, or the model is not the one it was trained with.
     """
-    folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    folder = open_run(run)
     recipe = recipe_of(folder)
     return _load(folder, recipe, checkpoint, model=model, loss=loss, device=device)
 
@@ -150,7 +153,7 @@ def evaluate(
     """Evaluate a run on unseen tasks, and store the result in it.
 
     Args:
-        run: A run folder.
+        run: A run folder, or the name of a ready initialisation, where nothing is stored.
         shots: K; like the rest, by default the recipe's `evaluate.shots`, else what it trained with.
         queries: Query examples (per class).
         steps: S, inner steps; any number.
@@ -171,7 +174,7 @@ def evaluate(
     Raises:
         FewstepError: The folder is no finished run, or data are missing.
     """
-    folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    folder = open_run(run)
     recipe = recipe_of(folder)
     plan = _evaluation_plan(recipe, shots=shots, queries=queries, steps=steps, tasks=tasks, normalization=normalization)
     stored = _stored_data(folder)
@@ -190,9 +193,26 @@ def evaluate(
             "checkpoint": checkpoint,
             "iteration": learner.iteration,
         }
-        folder.write_evaluation(_name(result, plan), result)
-        _illustrate(folder, loaded, learner, plan)
+        if folder.path.parent != READY:  # what comes with fewstep stays as it came
+            folder.write_evaluation(_name(result, plan), result)
+            _illustrate(folder, loaded, learner, plan)
     return result
+
+
+def ready() -> list[str]:
+    """Names of the trained initialisations that come with fewstep: `load` and `evaluate` take them for a run."""
+    return sorted(path.parent.name for path in READY.glob("*/config.json"))
+
+
+def open_run(run: str | Path | RunFolder) -> RunFolder:
+    """A run, by its folder or by the name of a ready initialisation.
+
+    Raises:
+        RunError: There is neither.
+    """
+    if isinstance(run, RunFolder):
+        return run
+    return RunFolder(READY / str(run) if not Path(run).exists() and str(run) in ready() else run)
 
 
 def standardization(run: str | Path | RunFolder) -> Standardization:
@@ -201,7 +221,7 @@ def standardization(run: str | Path | RunFolder) -> Standardization:
     Raises:
         RunError: It was not.
     """
-    folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    folder = open_run(run)
     stored = _stored_data(folder) or {}
     if "standardization" not in stored:
         raise RunError(
@@ -329,7 +349,8 @@ def _existing(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
     run = RunFolder(path)
     if not resume:
         raise RunError(
-            f"{path} already holds a run of {run.config.get('name')}: add --resume to go on with it, or choose another --out."
+            f"{path} already holds a run of {run.config.get('name')}: add --resume to go on with it, or choose "
+            "another --out."
         )
     differing = [key for key in differing_keys(recipe, recipe_of(run)) if key != "meta.iterations"]
     if differing:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from fewstep.core.algorithms import joint
 from fewstep.core.functional import FunctionalModule
-from fewstep.core.rules import UpdateRule
 from fewstep.core.trees import length
 from fewstep.core.types import Batch, MetaParams, Params, Task
 from fewstep.errors import NonFiniteError
 from fewstep.learners.supervised import Adapted, Loss, OptimizerFactory, SupervisedLearner, adam
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from fewstep.core.rules import UpdateRule
 
 Regularizer = Literal["none", "l2", "to_mean"]
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
 
 from fewstep.core.adapt import adapt, adaptation_path
-from fewstep.core.algorithms import Algorithm
 from fewstep.core.functional import FunctionalModule, Normalization, Statistics
 from fewstep.core.meta import meta_gradient, same_size_groups
 from fewstep.core.over_tasks import auto
@@ -20,6 +19,9 @@ from fewstep.core.rules import check_rule, selected
 from fewstep.core.trees import concatenate, index, leaves, to_device
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
 from fewstep.errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from fewstep.core.algorithms import Algorithm
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """Scalar loss of a module's outputs and the targets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from typing import Literal, final
 
 from torch import Tensor, nn
@@ -46,10 +47,10 @@ class ConvNet(nn.Module):
         stride = 2 if downsample == "stride" else 1
         widths = [channels] + [filters] * blocks
         body: list[nn.Module] = []
-        for wide, narrow in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             parts: dict[str, nn.Module] = {
-                "conv": nn.Conv2d(wide, narrow, 3, stride=stride, padding=1),
-                "norm": nn.BatchNorm2d(narrow, eps=norm_eps),
+                "conv": nn.Conv2d(before, after, 3, stride=stride, padding=1),
+                "norm": nn.BatchNorm2d(after, eps=norm_eps),
                 "relu": nn.ReLU(),
             }
             if downsample == "max_pool":

@@ -81,7 +81,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
-            what = "no such folder" if not self.path.exists() else "it has no config.json"
+            what = "there is no such folder" if not self.path.exists() else "it has no config.json"
             raise RunError(
                 f"RUN must be the folder of a run made by `fewstep train`: {self.path}: {what}. "
                 "Give the folder that training named, or train first."

@@ -1,0 +1,105 @@
+"""Normalisation layers whose derivatives and statistics a meta-learner can rely on."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+Normalization: TypeAlias = Literal["transductive", "support", "running"]
+"""Whose statistics batch normalisation uses.
+
+- transductive: each batch its own, support and query apart (the paper).
+- support: queries are normalised by the support set's statistics under the adapted parameters, so that a prediction
+  does not depend on which other queries come with it: what a deployed classifier of single pictures needs.
+- running: the running statistics stored in the module, frozen: a pretrained network.
+"""
+
+Statistics: TypeAlias = dict[str, tuple[Tensor, Tensor]]
+"""Mean and (biased) variance `[channels]` for each batch-normalisation layer, by its name."""
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# A subclass with a forward of its own does something else besides (an activation, say): it is left as it is.
+_BATCH_NORM_FORWARDS = {kind.forward for kind in _BATCH_NORMS}
+_TORCH_WEIGHT_NORM: Any = getattr(parametrizations, "_WeightNorm", ())
+
+
+def named_modules(module: nn.Module, *, with_duplicates: bool = False) -> list[tuple[str, nn.Module]]:
+    """Every module inside, by name; `with_duplicates` under each of its names."""
+    return list(cast("Any", module).named_modules(remove_duplicate=not with_duplicates))
+
+
+class TaskNorm(nn.Module):
+    """Batch normalisation whose statistics are values: computed from the batch, or given; never accumulated."""
+
+    def __init__(self, norm: nn.BatchNorm2d, normalization: Normalization, name: str) -> None:
+        super().__init__()
+        self.name, self.eps = name, norm.eps
+        self.weight, self.bias = cast("Tensor | None", norm.weight), cast("Tensor | None", norm.bias)
+        self.given: tuple[Tensor, Tensor] | None = None
+        self.records, self.seen = False, cast("tuple[Tensor, Tensor] | None", None)
+        self.frozen = normalization == "running"
+        if self.frozen:
+            if norm.running_mean is None or norm.running_var is None:
+                raise ValueError(
+                    f"normalization='running' needs running statistics: layer {name!r} has none. "
+                    "Use track_running_stats=True and pretrain the module, or choose 'transductive' or 'support'."
+                )
+            self.register_buffer("running_mean", norm.running_mean)
+            self.register_buffer("running_var", norm.running_var)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs `[examples, channels, ...]`, normalised per channel."""
+        if self.frozen:
+            return self._normalize(inputs, cast("Tensor", self.running_mean), cast("Tensor", self.running_var))
+        if self.given is not None:
+            return self._normalize(inputs, *self.given)
+        if self.records:
+            if self.seen is not None:
+                raise ValueError(
+                    "Statistics of a support set need batch-normalisation layers that run once in a forward pass: "
+                    f"layer {self.name!r} runs again. Give each place a layer of its own, or choose 'transductive'."
+                )
+            axes = [axis for axis in range(inputs.dim()) if axis != 1]
+            self.seen = (inputs.mean(axes), inputs.var(axes, correction=0))
+        return nn.functional.batch_norm(inputs, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    def _normalize(self, inputs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        # Written out, because nn.functional.batch_norm is not differentiable in given statistics.
+        scale = (variance + self.eps).rsqrt()
+        scale = scale if self.weight is None else scale * self.weight
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        shape = (1, -1) + (1,) * (inputs.dim() - 2)
+        return inputs * scale.view(shape) + shift.view(shape)
+
+
+class _WeightNorm(nn.Module):
+    """Weight normalisation, w = v g / |v|, written out: the second derivative of PyTorch's kernel is wrong."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, size: Tensor, direction: Tensor) -> Tensor:
+        """The weight of this size g and direction v."""
+        return direction * (size / torch.norm_except_dim(direction, 2, self.axis))
+
+
+def with_own_norms(module: nn.Module, normalization: Normalization) -> nn.Module:
+    """The module with its batch and weight normalisation replaced, in place, by the layers above."""
+    norms: dict[nn.Module, nn.Module] = {
+        norm: TaskNorm(cast("nn.BatchNorm2d", norm), normalization, name)
+        for name, norm in named_modules(module)
+        if isinstance(norm, _BATCH_NORMS) and type(norm).forward in _BATCH_NORM_FORWARDS
+    }
+    for layer in module.modules():
+        if isinstance(layer, _TORCH_WEIGHT_NORM):
+            norms[layer] = _WeightNorm(cast("int", layer.dim))
+    # With duplicates: one layer may stand in several places.
+    for name, child in named_modules(module, with_duplicates=True):
+        if name and child in norms:
+            owner, _, key = name.rpartition(".")
+            setattr(module.get_submodule(owner), key, norms[child])
+    return norms.get(module, module)
