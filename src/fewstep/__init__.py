@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
     from fewstep.core.types import Batch, MetaParams, Task
     from fewstep.errors import FewstepError
-    from fewstep.experiments.runs import evaluate, load, ready, standardization, train
+    from fewstep.experiments.evaluate_run import evaluate
+    from fewstep.experiments.runs import load, ready, standardization
+    from fewstep.experiments.train_run import train
     from fewstep.learners.supervised import SupervisedLearner
     from fewstep.tasks.few_shot import FewShot
 
@@ -37,7 +39,9 @@ _HOME = {
     "fewstep.core.rules": ("Adam", "Clipped", "Detached", "Except", "LearnedSgd", "Momentum", "Only", "Sgd"),
     "fewstep.core.types": ("Batch", "MetaParams", "Task"),
     "fewstep.errors": ("FewstepError",),
-    "fewstep.experiments.runs": ("evaluate", "load", "ready", "standardization", "train"),
+    "fewstep.experiments.evaluate_run": ("evaluate",),
+    "fewstep.experiments.runs": ("load", "ready", "standardization"),
+    "fewstep.experiments.train_run": ("train",),
     "fewstep.learners.supervised": ("SupervisedLearner",),
     "fewstep.tasks.few_shot": ("FewShot",),
 }

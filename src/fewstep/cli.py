@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 import time
 from enum import StrEnum
@@ -104,6 +105,8 @@ def train(
 
     if seed is not None and seeds is not None:
         raise RecipeError("Give --seed or --seeds, not both.")
+    with messages.status("Loading"):
+        from fewstep.experiments.train_run import existing_run
     chosen = _seeds(seeds) if seeds is not None else [seed]
     jobs: list[tuple[Recipe, Path]] = []
     for number in chosen:
@@ -112,9 +115,14 @@ def train(
         if out is not None and seeds is not None:
             folder = out.with_name(f"{out.name}-seed{loaded.seed}")
         jobs.append((loaded, folder))
+    if len(jobs) > 1:
+        for loaded, folder in jobs:  # before hours go by
+            existing_run(folder, loaded, resume)
     for loaded, folder in jobs:
-        again = " ".join(["fewstep train", recipe, *(f"--set {s}" for s in settings or [])])
-        _train_one(loaded, folder, f"{again} --seed {loaded.seed} --out {folder} --resume", data, device, resume)
+        again = ["fewstep", "train", recipe, *(word for setting in settings or [] for word in ("--set", setting))]
+        again += ["--seed", str(loaded.seed), *(["--data", str(data)] if data else [])]
+        again += [*(["--device", device] if device != "cpu" else []), "--out", str(folder), "--resume"]
+        _train_one(loaded, folder, shlex.join(again), data, device, resume)
         output.print(f"Trained {loaded.name}: {folder}", highlight=False, soft_wrap=True)
         output.print(f"Next: fewstep evaluate {folder}", highlight=False, soft_wrap=True)
 
@@ -130,8 +138,8 @@ def _seeds(text: str) -> list[int | None]:
 
 
 def _train_one(recipe: Recipe, folder: Path, again: str, data: Path | None, device: str, resume: bool) -> None:
-    with messages.status("Loading"):
-        from fewstep.experiments.runs import train as train_run
+    from fewstep.experiments.train_run import train as train_run
+
     with TrainingProgress(recipe) as progress:
         try:
             train_run(
@@ -140,16 +148,10 @@ def _train_one(recipe: Recipe, folder: Path, again: str, data: Path | None, devi
                 data=data,
                 device=device,
                 resume=resume,
-                watchers=[progress, *_tensorboard(folder)],
+                watchers=[progress],
             )
         except Interrupted as error:
             raise Interrupted(f"{error} Go on with: {again}") from None
-
-
-def _tensorboard(folder: Path) -> list[Any]:
-    from fewstep.training.tensorboard import TensorBoard, available
-
-    return [TensorBoard(folder / "tensorboard")] if available() else []
 
 
 @app.command()
@@ -168,17 +170,18 @@ def evaluate(
 ) -> None:
     """Evaluate a run on tasks that it has not seen; the result is stored in the run too."""
     with messages.status("Loading"):
-        from fewstep.experiments import runs
-    folder = runs.open_run(run)
+        from fewstep.experiments.evaluate_run import evaluate as evaluate_run
+        from fewstep.experiments.runs import open_run, recipe_of
+    folder = open_run(run)
     asked = {"shots": shots, "queries": queries, "normalization": normalization and normalization.value}
     variants = [asked]
     if not as_json and not any(asked.values()):
-        variants += [variant.model_dump() for variant in runs.recipe_of(folder).evaluate.variants]
+        variants += [variant.model_dump() for variant in recipe_of(folder).evaluate.variants]
     results: list[dict[str, Any]] = []
     for variant in variants:
         with messages.status("Evaluating") as status:
             results.append(
-                runs.evaluate(
+                evaluate_run(
                     folder,
                     **variant,
                     steps=steps,
@@ -195,7 +198,7 @@ def evaluate(
         return
     from fewstep.reporting.tables import evaluation_table
 
-    output.print(evaluation_table([(run.name, result) for result in results]))
+    output.print(evaluation_table([(run.resolve().name, result) for result in results]))
 
 
 @app.command()
@@ -312,11 +315,9 @@ def main() -> None:
     except FewstepError as error:
         messages.print(f"Error: {error}", soft_wrap=True, markup=False)
         sys.exit(1 if isinstance(error, NonFiniteError) else 2)
-    except KeyboardInterrupt:
-        messages.print("Stopped.")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
+    except OSError as error:  # a folder that cannot be written, a disk that is full: no fault of the program
+        messages.print(f"Error: {error.filename or 'the file system'}: {error.strerror}", soft_wrap=True, markup=False)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

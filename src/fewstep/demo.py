@@ -25,19 +25,19 @@ def demo(out: Path, console: Console, train: Callable[..., None]) -> None:
         train: Trains one recipe into a folder, with progress.
     """
     from fewstep.experiments.config import load_recipe
-    from fewstep.experiments.runs import evaluate
+    from fewstep.experiments.evaluate_run import evaluate
     from fewstep.reporting.plots import adaptation_figure, learning_curve_figure
     from fewstep.reporting.reading import illustrations
     from fewstep.reporting.tables import evaluation_table
     from fewstep.training.records import RunFolder
 
-    settings = [f"meta.iterations={ITERATIONS}", f"validation.every={ITERATIONS // 4}"]
+    settings = [f"meta.iterations={ITERATIONS}", f"validation.every={ITERATIONS // 4}", "evaluate.shots=10"]
     folders: dict[str, Path] = {}
     for label, name in RECIPES.items():
         recipe: Recipe = load_recipe(name, settings)
         folders[label] = out / name
         train(recipe, folders[label], f"fewstep demo --out {out}", None, "cpu", True)
-    entries = [(label, evaluate(folder, shots=10, tasks=600, steps=10)) for label, folder in folders.items()]
+    entries = [(label, evaluate(folder)) for label, folder in folders.items()]
     console.print(evaluation_table(entries, steps=[0, 1, 5, 10]))
     runs = {label: RunFolder(folder) for label, folder in folders.items() if label != "oracle"}
     adaptation_figure({label: illustrations(run)[0] for label, run in runs.items()}, out / "adaptation.png")

@@ -161,3 +161,52 @@ def test_the_same_seed_gives_the_same_initialisation_whatever_was_drawn_before()
 def test_recipes_are_documented_in_their_first_line():
     assert all(len(line) > 20 for line in bundled_recipes().values())
     assert isinstance(load_recipe("sinusoid-10shot"), Recipe)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("evaluate.variants=[{shotz=3}]", "evaluate.variants[0].shotz"),
+        ("evaluate.variants=[3]", "evaluate.variants[0]"),
+        ("meta.lr=inf", "meta.lr"),
+        ("algorithm.inner_lr=nan", "algorithm.inner_lr"),
+        ("tasks.pool=100", "tasks.pool goes with"),
+        ("normalization=running", "model.kind = 'custom'"),
+        ("execution.threads=100000000000", "execution.threads"),
+        ("meta.batch_size=100000000000000", "meta.batch_size"),
+        ("tasks.shots=100000000000000000000", "tasks.shots"),
+    ],
+)
+def test_more_that_cannot_run_is_refused_by_key(setting, words):
+    assert words in refusal(setting)
+
+
+@pytest.mark.parametrize(
+    "key", ["meta.clip_norm=1.0", "meta.schedule=cosine", "loss.scale=3.0", "model={kind='custom'}"]
+)
+def test_averaging_refuses_what_it_would_ignore(key):
+    assert "averaging' cannot follow" in refusal(key, source="sinusoid-averaging")
+
+
+def test_learned_rates_are_not_tuned():
+    message = refusal("algorithm={kind='meta_sgd'}", "evaluate.tune_inner_lr=[0.1]")
+    assert "cannot tune rates that the outer loop learns" in message
+
+
+def test_fractions_of_a_table_sum_to_one():
+    assert "must sum to 1" in refusal("tasks.fractions=[0.5, 0.5, 0.5]", source="dose-response")
+
+
+def test_a_table_evaluates_each_of_its_tasks_once(tmp_path):
+    small = ["meta.iterations=2", "meta.batch_size=2", "model.hidden=[4]", "evaluate.tasks=600"]
+    run = fewstep.train("dose-response", out=tmp_path / "run", settings=small)
+    assert fewstep.evaluate(run)["tasks"] == 36
+
+
+def test_an_impossible_evaluation_is_refused_like_a_recipe(tmp_path):
+    run = fewstep.train(MINIMAL, out=tmp_path / "run", settings=["meta.iterations=0"])
+    for asked in ({"normalization": "none"}, {"steps": -1}, {"tasks": 0}, {"split": "tset"}):
+        with pytest.raises(RecipeError):
+            fewstep.evaluate(run, **asked)
+    with pytest.raises(RecipeError, match="cannot be evaluated with 'running'"):
+        fewstep.evaluate(run, normalization="running")

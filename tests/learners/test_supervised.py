@@ -12,6 +12,7 @@ from fewstep import (
     Batch,
     Except,
     MetaParams,
+    Only,
     Sgd,
     SupervisedLearner,
     Task,
@@ -273,3 +274,47 @@ class TestAveraging:
     def test_a_number_of_tasks_other_than_its_networks_is_refused(self):
         with pytest.raises(ValueError, match="expected 6 tasks, got 5"):
             self.learner().step(Sinusoid().sample(5, generator(0, "t")))
+
+
+def test_an_adapted_model_stays_as_it_is_while_training_goes_on():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    learner = SupervisedLearner(net, functional.mse_loss, maml(Only("2.*", Sgd(0.1))))
+    tasks = Sinusoid().sample(3, generator(0, "t"))
+    adapted = learner.adapt(Batch(tasks.support.inputs[0], tasks.support.targets[0]))
+    before = adapted(tasks.query.inputs[0])
+    learner.step(tasks)
+    assert torch.equal(adapted(tasks.query.inputs[0]), before)
+
+
+def test_policies_that_a_learner_cannot_follow_are_refused():
+    tasks = FewShot(images(), ways=3).sample(2, generator(0, "t"))
+    for asked in ("running", "none"):
+        with pytest.raises(ValueError, match="cannot be evaluated with"):
+            convnet_learner().evaluate(tasks, 1, normalization=asked)
+    with pytest.raises(ValueError, match="cannot be evaluated with 'support'"):
+        convnet_learner(normalization="running").evaluate(tasks, 1, normalization="support")
+
+
+def test_negative_steps_are_refused():
+    learner, tasks = sinusoid_learner(), Sinusoid().sample(2, generator(0, "t"))
+    with pytest.raises(ValueError, match="at least 0: got -1"):
+        learner.evaluate(tasks, -1)
+    with pytest.raises(ValueError, match="at least 0: got -1"):
+        learner.adapt(Batch(tasks.support.inputs[0], tasks.support.targets[0]), -1)
+
+
+def test_adapting_a_jointly_trained_model_takes_a_step_by_default():
+    learner = sinusoid_learner(joint(Sgd(0.02)))
+    support = Sinusoid().curve(generator(0, "c")).task.support
+    assert not torch.equal(learner.adapt(support)(support.inputs), learner.adapt(support, 0)(support.inputs))
+
+
+def test_state_tracking_is_refused_even_where_the_module_comes_in_evaluation_mode():
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.InstanceNorm2d(3, track_running_stats=True), nn.Flatten(), nn.Linear(588, 3)
+    )
+    learner = SupervisedLearner(net.eval(), functional.cross_entropy, maml(Sgd(0.1)))
+    task = FewShot(images(), ways=3).sample(1, generator(0, "t"))
+    with pytest.raises(ValueError, match="running_mean"):
+        learner.adapt(Batch(task.support.inputs[0], task.support.targets[0]))

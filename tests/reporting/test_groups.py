@@ -163,7 +163,14 @@ def test_a_run_without_evaluations_says_how_to_make_one(tmp_path):
         grouped_by_seed([run])
 
 
-def test_averaging_runs_carry_their_regularizer(tmp_path):
-    averaging = {"kind": "averaging", "regularizer": "l2"}
-    run = make_run(tmp_path / "run", evaluation([1.0], algorithm="averaging"), algorithm=averaging)
-    assert [e["regularizer"] for _, e in grouped_by_seed([run])] == ["l2"]
+def test_evaluations_that_training_has_outdated_are_left_out(tmp_path):
+    from safetensors.numpy import save_file
+
+    run = make_run(
+        tmp_path / "run", evaluation([1.0], iteration=10), evaluation([0.5], iteration=30, shots=7), recipe="x"
+    )
+    save_file({}, run.path / "params.safetensors", metadata={"iteration": "30"})
+    assert [e["iteration"] for _, e in grouped_by_seed([run])] == [30]
+    save_file({}, run.path / "params.safetensors", metadata={"iteration": "40"})
+    with pytest.raises(RunError, match="earlier meta-parameters"):
+        grouped_by_seed([run])

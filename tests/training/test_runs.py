@@ -122,7 +122,7 @@ def test_resume_starts_at_zero_where_nothing_was_saved(tmp_path):
     whole = train(tmp_path / "whole", "meta.iterations=3")
     started = train(tmp_path / "new", "meta.iterations=3")
     for name in ("checkpoint.pt", "params.safetensors", "best.safetensors", "metrics.jsonl"):
-        (started.path / name).unlink()
+        (started.path / name).unlink(missing_ok=True)
     assert_identical(whole, train(tmp_path / "new", "meta.iterations=3", resume=True))
     assert_identical(whole, train(tmp_path / "never-begun", "meta.iterations=3", resume=True))
 
@@ -249,7 +249,7 @@ def test_an_unfinished_run_cannot_be_loaded_and_says_why(tmp_path):
 
 
 def test_damaged_meta_parameters_are_named(tmp_path):
-    run = train(tmp_path / "run", "meta.iterations=1")
+    run = train(tmp_path / "run", "meta.iterations=4")
     (run.path / "best.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(RunError, match=r"best\.safetensors cannot be read"):
         fewstep.load(run.path)
@@ -303,12 +303,9 @@ def test_evaluation_tasks_do_not_depend_on_training_or_its_seed(tmp_path):
 
 
 def test_a_tuned_step_size_comes_from_the_candidates_and_validation_tasks(tmp_path):
-    run = train(
-        tmp_path / "run",
-        "meta.iterations=20",
-        "evaluate.tune_inner_lr=[1e-6, 0.02, 100.0]",
-        recipe="sinusoid-pretrained",
-    )
+    settings = ["meta.iterations=300", "evaluate.tasks=100", "evaluate.tune_inner_lr=[1e-6, 0.02, 100.0]"]
+    settings += ["meta.batch_size=25", "model.hidden=[40]"]
+    run = train(tmp_path / "run", *settings, recipe="sinusoid-pretrained")
     result = fewstep.evaluate(run)
     assert result["inner_lr"] == 0.02
     assert result["steps"][-1]["mean"] < result["steps"][0]["mean"]
@@ -343,3 +340,100 @@ def test_a_run_trained_with_the_users_own_module_is_loaded_with_it(tmp_path):
         fewstep.load(run)
     with pytest.raises(RunError, match="does not fit the model"):
         fewstep.load(run, model=torch.nn.Linear(1, 1))
+
+
+def test_a_validation_that_diverges_is_never_the_best(tmp_path):
+    run = train(
+        tmp_path / "run", "meta.iterations=4", "validation.every=2", "validation.steps=200", "algorithm.inner_lr=0.9"
+    )
+    validations = [r for r in run.metrics() if r["split"] == "val"]
+    assert [r["score"] for r in validations] == [None, None]
+    assert not (run.path / "best.safetensors").exists()
+    assert fewstep.load(run).iteration == 4
+    assert fewstep.evaluate(run, steps=200)["steps"][-1] == {"step": 200, "mean": None, "ci95": None}
+
+
+def test_iterations_may_not_shrink_on_resume(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=6")
+    before = (run.path / "config.json").read_bytes()
+    with pytest.raises(RunError, match="may only grow"):
+        train(tmp_path / "run", "meta.iterations=3", resume=True)
+    assert (run.path / "config.json").read_bytes() == before
+
+
+def test_validation_and_patience_do_not_notice_an_interruption(tmp_path):
+    settings = ["validation.every=2", "validation.patience=2", "meta.lr=0.3"]
+    whole = train(tmp_path / "whole", "meta.iterations=60", *settings)
+    train(tmp_path / "parts", "meta.iterations=3", *settings)
+    parts = train(tmp_path / "parts", "meta.iterations=60", *settings, resume=True)
+    assert_identical(whole, parts)
+    assert fewstep.load(whole).iteration == fewstep.load(parts).iteration
+
+
+def test_a_run_killed_before_its_config_was_written_begins_anew(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "data.json").write_text("{}")
+    (tmp_path / "run" / "versions.json").write_text("{")
+    assert train(tmp_path / "run", "meta.iterations=1").is_finished
+
+
+def test_a_run_killed_before_its_first_checkpoint_repeats_no_metrics(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=8")
+    whole = [r["iteration"] for r in run.metrics()]
+    for name in ("checkpoint.pt", "params.safetensors"):
+        (run.path / name).unlink()
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 9, "spl')
+    again = train(tmp_path / "run", "meta.iterations=8", resume=True)
+    assert [r["iteration"] for r in again.metrics()] == whole
+
+
+def test_short_runs_record_their_training_too(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=7")
+    assert [r["iteration"] for r in run.metrics() if r["split"] == "train"] == [7]
+
+
+def test_other_constants_in_the_users_module_are_refused(tmp_path):
+    class Scaled(torch.nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+            self.register_buffer("scale", torch.tensor(scale))
+
+        def forward(self, x):
+            return self.scale * self.layer(x)
+
+    run = train(tmp_path / "run", "model={kind='custom'}", "meta.iterations=2", model=Scaled(2.0))
+    assert fewstep.load(run, model=Scaled(2.0)).iteration == 2
+    with pytest.raises(RunError, match="other buffers or frozen parameters"):
+        fewstep.load(run, model=Scaled(3.0))
+
+
+def test_files_of_a_run_can_be_read_by_whoever_may_read_its_folder(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    modes = {p.name: p.stat().st_mode & 0o777 for p in run.path.glob("*.*")}
+    assert len(set(modes.values())) == 1, modes
+
+
+def test_bfloat16_and_structured_targets_are_evaluated(tmp_path):
+    class Pairs:
+        def sample(self, num_tasks, generator):
+            inputs = torch.randn(num_tasks, 6, 1, generator=generator).bfloat16()
+            batch = Batch(inputs, {"double": 2 * inputs})
+            return Task(batch, batch)
+
+    recipe = {
+        "tasks": {"kind": "custom"},
+        "model": {"kind": "custom"},
+        "loss": {"kind": "custom"},
+        "algorithm": {"kind": "maml"},
+        "meta": {"iterations": 2, "batch_size": 3},
+        "validation": {"every": 1, "tasks": 4},
+        "evaluate": {"tasks": 5},
+    }
+    own = {"model": torch.nn.Linear(1, 1).bfloat16(), "loss": lambda out, y: (out - y["double"]).square().mean()}
+    run = fewstep.train(recipe, out=tmp_path / "run", tasks=Pairs(), **own)
+    result = fewstep.evaluate(run, task_distribution=Pairs(), **own)
+    assert (result["tasks"], result["shots"]) == (5, None)
+    with pytest.raises(fewstep.FewstepError, match="their own shots"):
+        fewstep.evaluate(run, task_distribution=Pairs(), shots=3, **own)

@@ -47,9 +47,7 @@ def inner_step(
     return params | adapted, state
 
 
-def adaptation_path(
-    loss: LossFn, meta: MetaParams, batches: Iterable[Any], rule: UpdateRule, start: int = 0
-) -> Iterator[Params]:
+def adaptation_path(loss: LossFn, meta: MetaParams, batches: Iterable[Any], rule: UpdateRule) -> Iterator[Params]:
     """Every theta^(k) of the inner loop, from theta^(0), the initialisation itself.
 
     Args:
@@ -58,14 +56,13 @@ def adaptation_path(
         batches: Data for each step. Supervised learning repeats the support set; reinforcement learning passes fresh
             trajectories sampled with the parameters that the iterator yielded last.
         rule: The inner-loop rule.
-        start: Index of the first step, for adaptation that goes on from an earlier one.
 
     Yields:
         The parameters before the first step and after each.
     """
     params, state = meta.model, rule.init(selected(meta.model, rule))
     yield params
-    for step, data in enumerate(batches, start):
+    for step, data in enumerate(batches):
         params, state = inner_step(loss, params, data, rule, state, meta.rule, step)
         yield params
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -130,6 +131,18 @@ class FunctionalModule:
                 norm.register_buffer("running_mean", mean.detach().to(device, copy=True))
                 norm.register_buffer("running_var", variance.detach().to(device, copy=True))
         return module.eval()
+
+    def constants(self) -> str:
+        """A fingerprint of frozen parameters and buffers, which meta-parameters do not hold."""
+        state = self._module.state_dict()
+        fixed = {name: value for name, value in state.items() if name not in self.params}
+        # Tied parameters stand in the state under every name that they have.
+        learnable = {parameter.data_ptr() for parameter in self._module.parameters() if parameter.requires_grad}
+        digest = hashlib.sha256()
+        for name, value in sorted(fixed.items()):
+            if value.data_ptr() not in learnable:
+                digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def check_pure(self, inputs: Any) -> None:
         """Run one forward pass and check that it leaves the module's buffers as they were.

@@ -1,4 +1,4 @@
-"""How the map over tasks is executed. The only place where the library maps over tasks.
+"""How the map over tasks is executed. Where the library maps over tasks that share parameters.
 
 An `OverTasks` turns `f(shared, task)` into `f(shared, tasks)`, whose outputs lead with a `tasks` axis. All of them
 compute the same numbers to rounding; they differ in speed and memory, and in the modules that they can run.
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Mappable = Callable[[Any, Any], Any]
 
+_RECORDINGS = 16
+"""Sizes of inputs to record; further ones run as they are. Ragged tasks come in any number of sizes."""
+
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +41,7 @@ def vectorized(chunk_size: int | None = None) -> OverTasks:
 
 
 def sequential() -> OverTasks:
-    """One task after the other: runs every module, in the memory of one task."""
+    """One task after the other: runs every module, and holds the graph of one task at a time."""
 
     def over(function: Mappable) -> Mappable:
         def mapped(shared: Any, tasks: Any) -> Any:
@@ -66,6 +69,8 @@ def traced(over: OverTasks) -> OverTasks:
 
         def replay(shared: Any, tasks: Any) -> Any:
             key = (function, signature((shared, tasks)))
+            if key not in recorded and len(recorded) == _RECORDINGS:
+                return mapped(shared, tasks)
             if key not in recorded:
                 devices = {leaf.device for leaf in leaves((shared, tasks)) if leaf.is_cuda}
                 with cast("Any", torch.random).fork_rng(

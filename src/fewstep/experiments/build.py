@@ -49,12 +49,14 @@ class Data(NamedTuple):
         record: What a run must remember about it, as plain values; equal records, equal data.
         standardization: Between the user's units and the model's, for tables.
         at_once: Tasks to evaluate together; None: all.
+        available: Number of tasks in a split, where it is finite: more are not evaluated.
     """
 
-    distribution: Callable[[Split, int, int | None], TaskDistribution]
+    distribution: Callable[[Split, int | None, int | None], TaskDistribution]
     record: dict[str, Any]
     standardization: table.Standardization | None = None
     at_once: int | None = None
+    available: Callable[[Split], int] | None = None
 
 
 def load_data(
@@ -98,9 +100,9 @@ def load_data(
 
 
 def _sinusoid_data(tasks: SinusoidTasks) -> Data:
-    def distribution(split: Split, shots: int, queries: int | None) -> TaskDistribution:
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         pool = tasks.pool if split == "train" else None
-        return Sinusoid(shots, queries or tasks.queries, tasks.reveal, pool)
+        return Sinusoid(shots or tasks.shots, queries or tasks.queries, tasks.reveal, pool)
 
     return Data(distribution, {})
 
@@ -109,10 +111,13 @@ def _omniglot_data(tasks: OmniglotTasks, folder: Path | None) -> Data:
     images = omniglot.load_omniglot(folder)
     splits: dict[str, Tensor] = {}
 
-    def distribution(split: Split, shots: int, queries: int | None) -> TaskDistribution:
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         if split not in splits:
             splits[split] = omniglot.omniglot_split(images, split)
-        return FewShot(splits[split], tasks.ways, shots, queries or tasks.queries, tasks.rotate)
+        try:
+            return FewShot(splits[split], tasks.ways, shots or tasks.shots, queries or tasks.queries, tasks.rotate)
+        except ValueError as error:
+            raise RecipeError(f"Split {split!r} has too few images for such tasks. {error}") from None
 
     record = {"content_hash": images.content_hash, "folder": str(omniglot.data_folder(folder).resolve())}
     return Data(distribution, record, at_once=50)
@@ -132,23 +137,23 @@ def _table_data(tasks: TableTasks, stored: Mapping[str, Any] | None) -> Data:
     else:
         splits, scale = stored["splits"], table.Standardization.from_dict(stored["standardization"])
 
-    def distribution(split: Split, shots: int, queries: int | None) -> TaskDistribution:
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         groups = {name: scale.standardize(read.groups[name]) for name in splits[split] if name in read.groups}
-        return table.TableTasks(groups, shots, queries)
+        return table.TableTasks(groups, shots or tasks.shots, queries)
 
     record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
-    return Data(distribution, record, scale)
+    return Data(distribution, record, scale, available=lambda split: len(splits[split]))
 
 
 def _custom_data(custom: TaskDistribution | Mapping[str, TaskDistribution] | None) -> Data:
-    def distribution(split: Split, shots: int, queries: int | None) -> TaskDistribution:  # noqa: ARG001
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:  # noqa: ARG001
         if not isinstance(custom, Mapping):
             assert custom is not None
             return custom
         if split not in custom:
             raise DataError(
-                f"Tasks of split {split!r} are needed: got {', '.join(custom) or 'none'}. Pass "
-                f'`tasks={{"train": ..., "val": ..., "test": ...}}`.'
+                f"Tasks of split {split!r} are needed: got {', '.join(custom) or 'none'}. Pass a distribution for "
+                "every split, or one for all."
             )
         return custom[split]
 
@@ -340,8 +345,6 @@ def _over_tasks(recipe: Recipe) -> OverTasks:
         return sequential()
     if execution.over_tasks == "vectorized":
         return vectorized(execution.chunk_size)
-    # A replay is safe for our own modules, which depend on nothing but their arguments; and it pays where every
-    # meta-batch has the same shapes.
-    ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
-    own = recipe.model.kind != "custom" and recipe.loss.kind != "custom" and recipe.tasks.kind != "custom"
-    return auto(execution.chunk_size, trace=own and not ragged)
+    # A replay is safe for our own modules and losses, which depend on nothing but their arguments.
+    own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
+    return auto(execution.chunk_size, trace=own)

@@ -18,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -30,13 +29,16 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-NonNegativeInt = Annotated[int, Field(ge=0)]
+_MOST = 10**9  # beyond it, memory would end before patience
+NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
+PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
+Size = Annotated[int, Field(gt=0, le=10**6)]
 Split = Literal["train", "val", "test"]
 Normalization = Literal["transductive", "support", "running"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class SinusoidTasks(_Section):
@@ -55,7 +57,7 @@ class OmniglotTasks(_Section):
     """Handwritten characters; see `fewstep.tasks.omniglot`."""
 
     kind: Literal["omniglot"]
-    ways: Annotated[int, Field(ge=2)] = 5
+    ways: Annotated[int, Field(ge=2, le=10**6)] = 5
     shots: PositiveInt = 1
     queries: PositiveInt = 1
     rotate: bool = True
@@ -78,6 +80,12 @@ class TableTasks(_Section):
     fractions: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [0.7, 0.15, 0.15]
     """Shares of the tasks for meta-train, meta-validation and meta-test."""
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not math.isclose(sum(self.fractions), 1):
+            raise ValueError("tasks.fractions must sum to 1")
+        return self
+
 
 class CustomTasks(_Section):
     """A task distribution passed from Python."""
@@ -89,7 +97,7 @@ class MlpModel(_Section):
     """Fully connected; see `fewstep.models.mlp`."""
 
     kind: Literal["mlp"]
-    hidden: list[PositiveInt] = [40, 40]
+    hidden: list[Size] = [40, 40]
     init_std: PositiveFloat | None = None
 
 
@@ -97,8 +105,9 @@ class ConvNetModel(_Section):
     """Convolutional classifier; see `fewstep.models.convnet`."""
 
     kind: Literal["convnet"]
-    filters: PositiveInt = 64
-    blocks: PositiveInt = 4
+    filters: Size = 64
+    blocks: Annotated[int, Field(gt=0, le=4)] = 4
+    """At most 4: each halves the image, and 28 pixels are 1 after four."""
     downsample: Literal["stride", "max_pool"] = "stride"
     pool: Literal["mean", "flatten"] = "mean"
     norm_gain: bool = False
@@ -190,9 +199,10 @@ class Meta(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of the optimizer sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of all that the outer loop learns, learned rates included."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How `lr` goes from its value to 0 over the iterations."""
-    batch_size: PositiveInt = 25
+    batch_size: Size = 25
     """Tasks per meta-update."""
     iterations: NonNegativeInt = 10_000
     clip_value: PositiveFloat | None = None
@@ -212,6 +222,8 @@ class Validation(_Section):
     tasks: PositiveInt = 200
     steps: NonNegativeInt | None = None
     """Inner steps after which tasks are scored; by default as many as in training."""
+    shots: PositiveInt | None = None
+    """Support examples; by default as many as in training."""
     queries: PositiveInt | None = None
     """Query examples; by default as many as in training."""
     patience: PositiveInt | None = None
@@ -248,7 +260,7 @@ class Execution(_Section):
 
     over_tasks: Literal["auto", "vectorized", "sequential"] = "auto"
     chunk_size: PositiveInt | None = None
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """Threads inside operations; by default torch's choice. Small networks are fastest with 1."""
 
     @model_validator(mode="after")
@@ -284,11 +296,37 @@ class Recipe(_Section):
             raise ValueError("model.kind = 'convnet' needs tasks of images: use 'mlp', or 'custom' and pass a module")
         if self.model.kind == "mlp" and self.tasks.kind not in ("sinusoid", "table"):
             raise ValueError("model.kind = 'mlp' needs tasks of vectors: use 'convnet', or 'custom' and pass a module")
-        if self.algorithm.kind == "averaging" and getattr(self.tasks, "pool", None) is None:
-            raise ValueError("algorithm.kind = 'averaging' trains one network per task: set tasks.pool")
-        if self.algorithm.kind == "averaging" and self.meta.batch_size != getattr(self.tasks, "pool", None):
-            raise ValueError("algorithm.kind = 'averaging' needs meta.batch_size equal to tasks.pool")
+        if self.normalization == "running" and self.model.kind != "custom":
+            raise ValueError("normalization = 'running' needs a pretrained module of your own (model.kind = 'custom')")
+        if isinstance(self.algorithm, MetaAlgorithm):
+            learned = self.algorithm.kind == "meta_sgd" or self.algorithm.rule == "learned_sgd"
+            if self.evaluate.tune_inner_lr and learned:
+                raise ValueError("evaluate.tune_inner_lr cannot tune rates that the outer loop learns: remove it")
+            if getattr(self.tasks, "pool", None) is not None:
+                raise ValueError("tasks.pool goes with algorithm.kind = 'averaging': remove it")
+        else:
+            self._check_averaging()
         return self
+
+    def _check_averaging(self) -> None:
+        """Averaging trains plain networks side by side: most of the outer loop means nothing to it."""
+        pool = getattr(self.tasks, "pool", None)
+        if pool is None:
+            raise ValueError("algorithm.kind = 'averaging' trains one network per task: set tasks.pool")
+        if self.meta.batch_size != pool:
+            raise ValueError("algorithm.kind = 'averaging' needs meta.batch_size equal to tasks.pool")
+        ignored = {
+            "model.kind = 'custom'": self.model.kind == "custom",
+            "meta.clip_value": self.meta.clip_value is not None,
+            "meta.clip_norm": self.meta.clip_norm is not None,
+            "meta.schedule": self.meta.schedule != "constant",
+            "loss.scale": self.loss.scale != 1.0,
+            "execution.over_tasks": self.execution.over_tasks != "auto",
+            "execution.chunk_size": self.execution.chunk_size is not None,
+        }
+        if any(ignored.values()):
+            named = ", ".join(key for key, given in ignored.items() if given)
+            raise ValueError(f"algorithm.kind = 'averaging' cannot follow {named}: remove it")
 
 
 def bundled_recipes() -> dict[str, str]:
@@ -302,12 +340,17 @@ def bundled_recipes() -> dict[str, str]:
     return found
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], settings: Iterable[str] = ()) -> Recipe:
+def load_recipe(
+    source: str | Path | Mapping[str, Any],
+    settings: Iterable[str] = (),
+    where: str = "the recipe passed from Python",
+) -> Recipe:
     """Read a recipe and set values over it.
 
     Args:
         source: A bundled name, the path of a TOML file, or the values themselves.
         settings: `key=value` strings; keys are dotted, values are TOML (a bare word is a string).
+        where: What errors call values that come from no file.
 
     Returns:
         The recipe, complete with defaults. Relative table paths are resolved against the recipe's folder.
@@ -315,7 +358,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], settings: Iterable[str] 
     Raises:
         RecipeError: It cannot be read, or is not a possible experiment.
     """
-    where, values = _read(source)
+    where, values = _read(source, where)
     for setting in settings:
         _set(values, setting)
     _fill_in(values)
@@ -324,6 +367,34 @@ def load_recipe(source: str | Path | Mapping[str, Any], settings: Iterable[str] 
     except ValidationError as error:
         raise RecipeError(_explain(where, error)) from None
     return recipe
+
+
+def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
+    """The recipe's `evaluate`, with what was asked for over it and nothing left open that the recipe answers.
+
+    Raises:
+        RecipeError: Something asked for is not possible.
+    """
+    asked = {key: value for key, value in given.items() if value is not None}
+    if recipe.tasks.kind == "custom" and asked.keys() & {"shots", "queries"}:
+        raise RecipeError("Tasks passed from Python come with their own shots and queries: leave both out.")
+    policy = asked.get("normalization") or recipe.evaluate.normalization or recipe.normalization
+    if policy != recipe.normalization and "running" in (policy, recipe.normalization):
+        raise RecipeError(
+            f"A run trained with normalization = {recipe.normalization!r} cannot be evaluated with {policy!r}: "
+            "'transductive' and 'support' can stand in for each other, 'running' cannot."
+        )
+    training = {
+        "shots": getattr(recipe.tasks, "shots", None),
+        "queries": getattr(recipe.tasks, "queries", None),
+        "normalization": recipe.normalization,
+    }
+    chosen = recipe.evaluate.model_dump() | asked
+    chosen |= {key: value for key, value in training.items() if chosen[key] is None}
+    try:
+        return Recipe.model_validate(recipe.model_dump(by_alias=True) | {"evaluate": chosen}).evaluate
+    except ValidationError as error:
+        raise RecipeError(_explain("the evaluation asked for", error)) from None
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
@@ -345,9 +416,9 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
             yield prefix + key, value
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(source, str | Path):
-        return "the recipe passed from Python", _copied(source)
+        return where, _copied(source)
     bundled = resources.files("fewstep.experiments") / "recipes" / f"{source}.toml"
     path = Path(source)
     if isinstance(source, str) and re.fullmatch(r"[\w-]+", source) and bundled.is_file():
@@ -356,7 +427,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         where = str(path)
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise RecipeError(f"A recipe must be a readable TOML file: {path}: {error}.") from None
     else:
         raise RecipeError(
@@ -375,7 +446,12 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _resolved(table: str, folder: Path) -> str:
-    return table if table.startswith("bundled:") else str((folder / Path(table).expanduser()).resolve())
+    if table.startswith("bundled:"):
+        return table
+    try:
+        return str((folder / Path(table).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, or a character that no path has
+        raise RecipeError(f"tasks.path must be a path: got {table!r} ({error}).") from None
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -443,7 +519,9 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
     parts: list[str] = []
     candidates: list[type[BaseModel]] = []
     for place in loc:
-        tagged = [c for c in candidates if place in get_args(c.model_fields["kind"].annotation)]
+        tagged = [
+            c for c in candidates if "kind" in c.model_fields and place in get_args(c.model_fields["kind"].annotation)
+        ]
         if tagged:  # pydantic names the member of a union by its `kind`, which is no part of the key
             section, candidates = tagged[0], []
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from fewstep.core.algorithms import joint
 from fewstep.core.functional import FunctionalModule
-from fewstep.core.trees import length
+from fewstep.core.trees import length, to_device
 from fewstep.core.types import Batch, MetaParams, Params, Task
 from fewstep.errors import NonFiniteError
 from fewstep.learners.supervised import Adapted, Loss, OptimizerFactory, SupervisedLearner, adam
@@ -18,6 +17,7 @@ from fewstep.learners.supervised import Adapted, Loss, OptimizerFactory, Supervi
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from fewstep.core.normalization import Normalization
     from fewstep.core.rules import UpdateRule
 
 Regularizer = Literal["none", "l2", "to_mean"]
@@ -88,12 +88,15 @@ class AveragingLearner:
         count = length(self._networks)
         if length(tasks) != count:
             raise ValueError(f"Each network has one task: expected {count} tasks, got {length(tasks)}.")
-        gradients, losses = self._gradient(self._networks, tasks)
-        if not bool(losses.isfinite().all()):
-            bad = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
+        gradients, losses = self._gradient(self._networks, to_device(tasks, self._mean.device))
+        finite = losses.isfinite()
+        for gradient in gradients.values():
+            finite &= gradient.flatten(1).isfinite().all(1)
+        if not bool(finite.all()):
+            bad = [i for i, good in enumerate(finite) if not good]
             raise NonFiniteError(
-                f"Losses must be finite: iteration {self.iteration + 1} gave infinity or nan in tasks {bad[:5]}. "
-                "Lower meta.lr, or look for bad values in the data."
+                f"Losses and gradients must be finite: iteration {self.iteration + 1} gave infinity or nan in tasks "
+                f"{bad[:5]}. Lower meta.lr, or look for bad values in the data."
             )
         for name, network in self._networks.items():
             centre = network.mean(0) if self._regularizer == "to_mean" else torch.zeros_like(network[0])
@@ -108,10 +111,14 @@ class AveragingLearner:
         self._mean.load_meta(self.meta)
         return self._mean.adapt(support, steps)
 
-    def evaluate(self, tasks: Any, steps: int, **how: Any) -> dict[str, Tensor]:
+    def evaluate(self, tasks: Any, steps: int, normalization: Normalization | None = None) -> dict[str, Tensor]:
         """Fine-tune the average network; see `SupervisedLearner.evaluate`."""
         self._mean.load_meta(self.meta)
-        return self._mean.evaluate(tasks, steps, **how)
+        return self._mean.evaluate(tasks, steps, normalization)
+
+    def constants(self) -> str:
+        """As for `SupervisedLearner`."""
+        return self._mean.constants()
 
     def load_meta(self, meta: MetaParams) -> None:
         """Take over an average: every network becomes it."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.core.normalization import Normalization
     from fewstep.core.types import MetaParams
 
 
@@ -25,8 +26,12 @@ class Learner(Protocol):
         """One meta-update on a meta-batch; returns what to record about it."""
         ...
 
-    def evaluate(self, tasks: Any, steps: int) -> dict[str, Tensor]:
+    def evaluate(self, tasks: Any, steps: int, normalization: Normalization | None = None) -> dict[str, Tensor]:
         """Each metric `[tasks, steps + 1]` on the query sets after 0 to `steps` inner steps."""
+        ...
+
+    def constants(self) -> str:
+        """A fingerprint of what the model holds beside the meta-parameters."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Adapted:
     @torch.no_grad()
     def __call__(self, inputs: Any) -> Any:
         """The module's outputs on new inputs of this task, of the form that the module takes."""
+        self._module.train(False)
         device = next(iter(self.params.values())).device
         return self._module(self.params, to_device(inputs, device), self.statistics)
 
@@ -145,16 +146,21 @@ class SupervisedLearner:
 
         Args:
             support: Labelled examples `[examples, ...]`, without a `tasks` axis.
-            steps: Inner steps; by default as many as in training.
+            steps: Inner steps; by default as many as in training, one where those are none.
 
         Returns:
             The adapted model, to be called on new inputs.
+
+        Raises:
+            ValueError: `steps` is negative, or the module changes its own state.
         """
-        rule, steps = self.algorithm.rule, self.algorithm.steps if steps is None else steps
-        self.module.train(False)
+        rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else _counted(steps)
         support = to_device(support, self.device)
+        self._check_module(support.inputs)
+        self.module.train(False)
         with torch.no_grad():
-            params = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
+            adapted = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
+            params = {name: value.clone() for name, value in adapted.items()}  # training may go on meanwhile
             return Adapted(params, self._query_statistics(params, support, self.normalization), self.module)
 
     def evaluate(
@@ -169,10 +175,13 @@ class SupervisedLearner:
 
         Returns:
             For each metric, `[tasks, S + 1]`: before the first step and after each.
+
+        Raises:
+            ValueError: `steps` is negative, or the policy is not one that this learner can follow.
         """
+        key = (_counted(steps), self._policy(normalization))
         tasks = self._prepared(tasks)
         self.module.train(False)
-        key = (steps, normalization or self.normalization)
         if key not in self._curves:
             self._curves[key] = self._curve(*key)
         mapped = self._over_tasks(self._curves[key])
@@ -200,6 +209,10 @@ class SupervisedLearner:
         if self._schedule:
             self._schedule.load_state_dict(state["schedule"])
         self.iteration = state["iteration"]
+
+    def constants(self) -> str:
+        """Fingerprint of what the module holds beside its learnable parameters; see `FunctionalModule.constants`."""
+        return self.module.constants()
 
     @torch.no_grad()
     def load_meta(self, meta: MetaParams) -> None:
@@ -263,10 +276,27 @@ class SupervisedLearner:
         groups = same_size_groups(tasks)
         if self.device.type != "cpu":
             groups = [to_device(group, self.device) for group in groups]
-        if not self._checked:
-            self.module.check_pure(index(groups[0], 0).support.inputs)
-            self._checked = True
+        self._check_module(index(groups[0], 0).support.inputs)
         return groups
+
+    def _check_module(self, inputs: Any) -> None:
+        """Once, on the first inputs: in training mode, in which layers track state."""
+        if not self._checked:
+            self.module.train()
+            self.module.check_pure(inputs)
+            self._checked = True
+
+    def _policy(self, asked: Normalization | None) -> Normalization:
+        """Transductive and support statistics may stand in for each other; running ones are built in."""
+        policy = asked or self.normalization
+        if policy != self.normalization and (
+            policy not in ("transductive", "support") or self.normalization == "running"
+        ):
+            raise ValueError(
+                f"A learner built with normalization={self.normalization!r} cannot be evaluated with {policy!r}. "
+                "Between 'transductive' and 'support' it can choose; build it with 'running' for that."
+            )
+        return policy
 
     def _raise_non_finite(self, groups: Iterable[Task]) -> None:
         """Find the tasks at fault, once there is a fault: the healthy iterations pay nothing for it."""
@@ -292,3 +322,9 @@ class SupervisedLearner:
             "diverges: lower the inner learning rate, take fewer steps, or clip the inner gradient "
             "(algorithm.clip) or the meta-gradient (meta.clip_norm)."
         )
+
+
+def _counted(steps: int) -> int:
+    if steps < 0:
+        raise ValueError(f"`steps` must be at least 0: got {steps}. 0 leaves the initialisation as it is.")
+    return steps

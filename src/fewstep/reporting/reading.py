@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
 from fewstep.errors import RunError
 from fewstep.training.records import read_json
 
@@ -34,18 +36,31 @@ class Point(NamedTuple):
 
 
 def evaluations(run: RunFolder) -> list[dict[str, Any]]:
-    """All evaluations of a run, each with the `regularizer` of an averaging run added.
+    """The evaluations of a run's meta-parameters as they are now; training since has outdated earlier ones.
 
     Raises:
-        RunError: There are none yet.
+        RunError: There are none.
     """
-    found = run.evaluations()
+    stored = run.evaluations()
+    found = [evaluation for evaluation in stored if not _is_outdated(run, evaluation)]
     if not found:
+        what = "those of earlier meta-parameters only" if stored else "none"
         raise RunError(
-            f"A report needs an evaluation of every run: {run.path} has none. Run `fewstep evaluate {run.path}` first."
+            f"A report needs an evaluation of every run: {run.path} has {what}. "
+            f"Run `fewstep evaluate {run.path}` first."
         )
-    regularizer = run.config.get("algorithm", {}).get("regularizer")
-    return [{"regularizer": regularizer, **evaluation} if regularizer else evaluation for evaluation in found]
+    return found
+
+
+def _is_outdated(run: RunFolder, evaluation: Mapping[str, Any]) -> bool:
+    best, final = run.path / "best.safetensors", run.path / "params.safetensors"
+    path = best if evaluation.get("checkpoint") == "best" and best.is_file() else final
+    try:
+        with safe_open(path, framework="numpy") as file:
+            iteration = (file.metadata() or {}).get("iteration")
+    except (OSError, SafetensorError):
+        return False
+    return iteration is not None and int(iteration) != evaluation.get("iteration", int(iteration))
 
 
 def illustrations(run: RunFolder) -> list[dict[str, Any]]:
@@ -101,6 +116,15 @@ def differing(entries: Iterable[Entry], fields: Iterable[str]) -> list[str]:
     """Those of the fields that are not the same in all evaluations."""
     rows = [evaluation for _, evaluation in entries]
     return [field for field in fields if any(row.get(field) != rows[0].get(field) for row in rows)]
+
+
+def mixed_tasks(entries: Iterable[Entry]) -> bool:
+    """Whether evaluations of one setting were made on different tasks, which their fingerprints tell."""
+    settings: dict[tuple[object, ...], set[object]] = {}
+    for _, evaluation in entries:
+        setting = tuple(evaluation.get(field) for field in ("split", "tasks", "ways", "shots", "queries"))
+        settings.setdefault(setting, set()).add(evaluation.get("fingerprint"))
+    return any(len(fingerprints) > 1 for fingerprints in settings.values())
 
 
 def described(field: str, evaluation: Mapping[str, Any]) -> str:

@@ -41,7 +41,10 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
         _draw(figure or "training", runs, out)
         return [out]
     folder = next(iter(runs.values())).path / "plots"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Figures need a place: {folder}: {error.strerror}. Name a file with --out.") from None
     written: list[Path] = []
     for name in FIGURES if figure is None else (figure,):
         path = folder / f"{name}.png"

@@ -19,6 +19,7 @@ from fewstep.reporting.reading import (
     described,
     differing,
     interval_note,
+    mixed_tasks,
     required,
     seeds,
 )
@@ -55,6 +56,9 @@ def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = N
     required(entries)
     shown = _steps_shown(entries, steps)
     columns = differing(entries, (*_TITLE, *_DETAILS))
+    if "fingerprint" in columns and not mixed_tasks(entries):
+        entries = [(label, {**evaluation, "fingerprint": None}) for label, evaluation in entries]
+        columns.remove("fingerprint")  # other shots, other tasks: no news
     table = _empty(_title(entries, columns), _caption(entries, columns))
     table.add_column("run", overflow="fold")
     table.add_column("algorithm", no_wrap=True)

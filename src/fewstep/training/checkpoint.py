@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fewstep.core.types import MetaParams
 from fewstep.errors import RunError
@@ -49,7 +49,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"({str(error).partition(chr(10))[0]}). Restore it from a copy, or delete it: `--resume` then starts "
             "this run again from its beginning."
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not {"learner", "progress"} <= state.keys():
         came = state.get("format") if isinstance(state, dict) else None
         raise RunError(
             f"{path} must be a checkpoint of format {FORMAT}: its format is {came}. "
@@ -66,7 +66,7 @@ def save_meta(path: Path, meta: MetaParams, about: dict[str, str]) -> None:
         for name, value in values.items()
     }
     with replaced(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": f"fewstep-{FORMAT}", **about})
+        temporary.write_bytes(save(tensors, metadata={"format": f"fewstep-{FORMAT}", **about}))
 
 
 def load_meta(path: Path) -> tuple[MetaParams, dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fewstep.core.normalization import Normalization
     from fewstep.core.types import Task
     from fewstep.learners.learner import Learner
     from fewstep.tasks.task import TaskDistribution
@@ -44,11 +45,12 @@ def evaluate(
     split: str,
     at_once: int | None = None,
     progress: Callable[[int], None] | None = None,
-    **how: Any,
+    normalization: Normalization | None = None,
 ) -> Evaluation:
     """Adapt to each task of a fixed stream, and score after every step.
 
-    The stream depends on seed, split and number of tasks alone, neither on the learner nor on how it was trained.
+    The stream depends on seed, split and number of tasks, and on how many are drawn at once: neither on the learner
+    nor on how it was trained.
 
     Args:
         learner: What to evaluate.
@@ -59,7 +61,7 @@ def evaluate(
         split: Name of the split, part of the stream's name.
         at_once: Tasks drawn and computed together; None: all.
         progress: Called with the number of tasks done.
-        **how: More arguments of the learner's `evaluate`.
+        normalization: Policy for batch normalisation; None: the learner's own.
 
     Returns:
         The curves and the fingerprint of the tasks.
@@ -72,8 +74,8 @@ def evaluate(
         drawn = distribution.sample(count, generator(seed, "evaluate", split, done))
         for group in same_size_groups(drawn):
             for values in _identity(group):
-                digest.update(values.contiguous().numpy().tobytes())
-        parts.append(learner.evaluate(drawn, steps, **how))
+                digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        parts.append(learner.evaluate(drawn, steps, normalization))
         done += count
         if progress:
             progress(done)
@@ -86,7 +88,7 @@ def _identity(tasks: Task) -> Iterator[Tensor]:
     The inputs of an oracle say more than those of the learners that it is compared with, on the same tasks.
     """
     for batch in tasks:
-        if not batch.targets.is_floating_point():
+        if not all(values.is_floating_point() for values in leaves(batch.targets)):
             yield from leaves(batch.inputs)
         yield from leaves(batch.targets)
 

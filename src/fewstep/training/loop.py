@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -60,12 +61,14 @@ class _Progress:
     """What a resume needs beside the learner's own state."""
 
     sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
     best: float | None = None
     best_iteration: int = 0
     stale: int = 0
     seconds: float = 0.0
 
     def add(self, metrics: dict[str, float]) -> None:
+        self.count += 1
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -101,7 +104,7 @@ def train(
         state = load_checkpoint(path)
         learner.load_state_dict(state["learner"])
         progress = _Progress(**state["progress"])
-        run.forget_metrics_after(learner.iteration)
+    run.forget_metrics_after(learner.iteration)
     started = saved = time.monotonic()
     earlier = progress.seconds
 
@@ -118,8 +121,8 @@ def train(
             for watcher in watchers:
                 watcher.update(learner.iteration, metrics)
             if learner.iteration % plan.log_every == 0:
-                _record(run, learner.iteration, progress, plan, earlier + time.monotonic() - started)
-            if learner.iteration % plan.validate_every == 0 or learner.iteration == plan.iterations:
+                _record(run, learner.iteration, progress, earlier + time.monotonic() - started)
+            if learner.iteration % plan.validate_every == 0:
                 scores = _validate(learner, run, validate, progress)
                 for watcher in watchers:
                     watcher.update(learner.iteration, {f"val_{name}": value for name, value in scores.items()})
@@ -129,7 +132,9 @@ def train(
                 save()
                 raise Interrupted(f"Stopped after iteration {learner.iteration} of {plan.iterations}; saved {path}.")
     save()
-    save_meta(run.path / "params.safetensors", learner.meta, {"iteration": str(learner.iteration)})
+    if progress.count:  # the last, shorter interval; the checkpoint does not know it, so that a resume may go on
+        _record(run, learner.iteration, progress, progress.seconds)
+    save_meta(run.path / "params.safetensors", learner.meta, _about(learner))
 
 
 def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: str) -> dict[str, float]:
@@ -137,7 +142,7 @@ def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: 
     iteration = learner.iteration
     batch = tasks.sample(plan.batch_size, generator(plan.seed, "train", iteration))
     # Dropout and the like draw from torch's global stream: give this iteration its own, and give the old one back.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derived_seed(plan.seed, "module", iteration))
         try:
             return learner.step(batch)
@@ -145,24 +150,30 @@ def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: 
             raise NonFiniteError(f"{error} Nothing was updated; the last {checkpoint} of the run stands.") from error
 
 
-def _record(run: RunFolder, iteration: int, progress: _Progress, plan: Plan, seconds: float) -> None:
-    means = {name: total / plan.log_every for name, total in progress.sums.items()}
+def _record(run: RunFolder, iteration: int, progress: _Progress, seconds: float) -> None:
+    means = {name: total / progress.count for name, total in progress.sums.items()}
     run.append_metrics({"iteration": iteration, "split": "train", **means, "seconds": round(seconds, 3)})
     progress.sums.clear()
+    progress.count = 0
 
 
 def _validate(
     learner: Learner, run: RunFolder, validate: Callable[[], dict[str, float]], progress: _Progress
 ) -> dict[str, float]:
     scores = validate()
-    run.append_metrics({"iteration": learner.iteration, "split": "val", **scores})
-    if progress.best is None or scores["score"] < progress.best:
+    known = {name: value if math.isfinite(value) else None for name, value in scores.items()}  # JSON has no nan
+    run.append_metrics({"iteration": learner.iteration, "split": "val", **known})
+    # A score that is not finite is never the best: adaptation diverged on some validation task.
+    if math.isfinite(scores["score"]) and (progress.best is None or scores["score"] < progress.best):
         progress.best, progress.best_iteration, progress.stale = scores["score"], learner.iteration, 0
-        about = {"iteration": str(learner.iteration), "score": str(scores["score"])}
-        save_meta(run.path / "best.safetensors", learner.meta, about)
+        save_meta(run.path / "best.safetensors", learner.meta, _about(learner))
     else:
         progress.stale += 1
     return scores
+
+
+def _about(learner: Learner) -> dict[str, str]:
+    return {"iteration": str(learner.iteration), "constants": learner.constants()}
 
 
 def _out_of_patience(progress: _Progress, plan: Plan) -> bool:

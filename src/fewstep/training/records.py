@@ -1,12 +1,15 @@
 """The run folder: what one training leaves behind, and what everything after it reads.
 
     config.json           the resolved recipe
-    versions.json         software, hardware and data it ran with
+    versions.json         software and hardware it ran with
+    data.json             for data sets: hash, splits, standardisation
     metrics.jsonl         one JSON object per line, by iteration
     checkpoint.pt         all that a resume needs
     best.safetensors      meta-parameters with the best validation score
     params.safetensors    final meta-parameters; there once training is finished
     evaluations/*.json    results of `fewstep evaluate`
+    illustration.json     one task's predictions along adaptation, where tasks have one input and one target
+    plots/, tensorboard/  figures; event files
 
 Every file is replaced as a whole or appended to by whole lines, so a run that is killed at any moment can go on.
 """
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -46,7 +49,8 @@ def replaced(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -87,8 +91,8 @@ class RunFolder:
                 "Give the folder that training named, or train first."
             )
         stored = read_json(self.path / "config.json")
-        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            came = stored.get("format") if isinstance(stored, dict) else None
+        came = stored.get("format") if isinstance(stored, dict) else None
+        if came != FORMAT or not isinstance(stored.get("recipe"), dict):
             raise RunError(
                 f"{self.path} must be a run of format {FORMAT}: its format is {came}. "
                 "Use the version of fewstep that versions.json in it names."
@@ -97,7 +101,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any], versions: dict[str, Any]) -> RunFolder:
-        """Begin a run in a folder that is new or empty; call it with the folder's `lock` held.
+        """Write what a run begins with; call it with the folder `locked`.
 
         Args:
             path: Where.
@@ -105,7 +109,7 @@ class RunFolder:
             versions: What it runs with.
 
         Raises:
-            RunError: The folder is in use, holds a run or anything else, or cannot be written to.
+            RunError: The folder cannot be written to.
         """
         path = Path(path)
         write_json(path / "versions.json", versions)
@@ -132,15 +136,21 @@ class RunFolder:
         if not path.is_file():
             return []
         records: list[dict[str, Any]] = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError as error:
+            raise RunError(f"A run needs a readable metrics.jsonl: {path}: {error.strerror}.") from None
+        for line in lines:
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+                    records.append(record)
         return records
 
     def forget_metrics_after(self, iteration: int) -> None:
-        """Drop the lines that a resume from this iteration will write again."""
+        """Drop the lines that a resume from this iteration will write again, and one that a kill cut off."""
+        if not (self.path / "metrics.jsonl").exists():
+            return
         kept = [record for record in self.metrics() if record["iteration"] <= iteration]
         with replaced(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
@@ -148,7 +158,10 @@ class RunFolder:
     def write_evaluation(self, name: str, evaluation: dict[str, Any]) -> Path:
         """Store one evaluation under its name."""
         path = self.path / "evaluations" / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         write_json(path, evaluation)
         return path
 
@@ -188,7 +201,11 @@ def contents(path: Path) -> list[str]:
         return []
     if not path.is_dir():
         raise RunError(f"--out must be a folder: {path} is a file. Choose another.")
-    return sorted(p.name for p in path.iterdir() if p.name != ".lock" and not p.name.endswith(".tmp"))
+    try:
+        names = sorted(p.name for p in path.iterdir())
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return [name for name in names if name != ".lock" and not name.endswith(".tmp")]
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:

@@ -1,0 +1,217 @@
+"""`fewstep evaluate`: a run on tasks that it has not seen."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fewstep.core.rng import generator
+from fewstep.errors import RecipeError
+from fewstep.experiments.build import load_data, metric_of
+from fewstep.experiments.config import evaluation_plan
+from fewstep.experiments.runs import (
+    READY,
+    as_many_as_there_are,
+    load_learner,
+    open_run,
+    recipe_of,
+    stored_data,
+    threads_of,
+)
+from fewstep.training.evaluation import Evaluation, mean_and_ci95
+from fewstep.training.evaluation import evaluate as evaluate_learner
+from fewstep.training.records import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+    from fewstep.core.normalization import Normalization
+    from fewstep.experiments.build import BuiltLearner, Data
+    from fewstep.experiments.config import Evaluate, Recipe, Split
+    from fewstep.learners.supervised import Loss
+    from fewstep.tasks.task import TaskDistribution
+    from fewstep.training.records import RunFolder
+
+
+def evaluate(
+    run: str | Path | RunFolder,
+    *,
+    shots: int | None = None,
+    queries: int | None = None,
+    steps: int | None = None,
+    tasks: int | None = None,
+    split: Split = "test",
+    normalization: Normalization | None = None,
+    checkpoint: Literal["best", "final"] = "best",
+    data: str | Path | None = None,
+    model: nn.Module | None = None,
+    task_distribution: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
+    loss: Loss | None = None,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run on unseen tasks, and store the result in it.
+
+    Args:
+        run: A run folder, or the name of a ready initialisation, where nothing is stored.
+        shots: K; like the rest, by default the recipe's `evaluate.shots`, else what it trained with.
+        queries: Query examples (per class).
+        steps: S, inner steps; any number.
+        tasks: How many tasks.
+        split: "test", or "val" while you are still choosing.
+        normalization: Policy for batch normalisation.
+        checkpoint: "best" by validation, or "final".
+        data: Folder that holds the data sets; by default the one trained with.
+        model: As for `load`.
+        task_distribution: As `tasks` of `train`.
+        loss: As for `load`.
+        device: Where to compute.
+        progress: Called with the number of tasks done.
+
+    Returns:
+        Mean and 95 % confidence interval after 0 to S steps, with all that the numbers depend on.
+
+    Raises:
+        FewstepError: The folder is no finished run, or data are missing.
+    """
+    folder = open_run(run)
+    recipe = recipe_of(folder)
+    asked = {"shots": shots, "queries": queries, "normalization": normalization}
+    plan = evaluation_plan(recipe, asked | {"steps": steps, "tasks": tasks})
+    if split not in ("val", "test"):
+        raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
+    stored = stored_data(folder)
+    where = data or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
+    loaded = load_data(recipe, Path(where) if where else None, task_distribution, stored)
+
+    def learner_with(inner_lr: float) -> BuiltLearner:
+        return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device, inner_lr=inner_lr)
+
+    with threads_of(recipe):
+        inner_lr = _tuned_inner_lr(recipe, loaded, plan, learner_with)
+        learner = learner_with(inner_lr)
+        evaluation = _curves(learner, loaded, plan, split, progress)
+        result = _described(recipe, plan, evaluation, split) | {
+            "inner_lr": None if learner.meta.rule else inner_lr,
+            "checkpoint": checkpoint,
+            "iteration": learner.iteration,
+        }
+        if folder.path.parent != READY:  # what comes with fewstep stays as it came
+            folder.write_evaluation(_name(result), result)
+            if not any(asked.values()):  # variants leave the example of the recipe's own evaluation
+                _illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
+    return result
+
+
+def _tuned_inner_lr(recipe: Recipe, data: Data, plan: Evaluate, learner_with: Callable[[float], BuiltLearner]) -> float:
+    """The candidate with the least loss on meta-validation tasks, or the recipe's rate where there is none."""
+    scores = {
+        lr: _tuning_score(_curves(learner_with(lr), data, plan, "val").curves["loss"]) for lr in plan.tune_inner_lr
+    }
+    return min(scores, key=lambda lr: scores[lr]) if scores else recipe.algorithm.inner_lr
+
+
+def _tuning_score(losses: Tensor) -> float:
+    """Mean loss over all steps but the zeroth, which no rate changes; divergence loses."""
+    score = losses[:, 1:].mean().item()
+    return score if math.isfinite(score) else math.inf
+
+
+def _curves(
+    learner: BuiltLearner,
+    data: Data,
+    plan: Evaluate,
+    split: Split,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    return evaluate_learner(
+        learner,
+        data.distribution(split, plan.shots, plan.queries),
+        tasks=as_many_as_there_are(plan.tasks, data, split),
+        steps=plan.steps,
+        seed=plan.seed,
+        split=split,
+        at_once=data.at_once,
+        progress=progress,
+        normalization=plan.normalization,
+    )
+
+
+def _described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
+    """Means and intervals, with all that they depend on."""
+    metric = metric_of(recipe)
+    means, cis = mean_and_ci95(evaluation.curves[metric])
+    return {
+        "recipe": recipe.name,
+        "algorithm": recipe.algorithm.kind,
+        "regularizer": getattr(recipe.algorithm, "regularizer", None),
+        "metric": "mse" if recipe.loss.kind == "mse" else metric,
+        "split": split,
+        "tasks": len(evaluation.curves[metric]),
+        "ways": getattr(recipe.tasks, "ways", None),
+        "shots": plan.shots,
+        "queries": plan.queries,
+        "normalization": plan.normalization,
+        "seed": recipe.seed,
+        "steps": [
+            {"step": step, "mean": _number(mean), "ci95": _number(ci)}
+            for step, (mean, ci) in enumerate(zip(means, cis, strict=True))
+        ],
+        "evaluation_seed": plan.seed,
+        "fingerprint": evaluation.fingerprint,
+    }
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    """A file name that differs wherever two evaluations of a run do."""
+    shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
+    sizes = [f"{len(result['steps']) - 1}steps", f"{result['tasks']}tasks"]
+    return "-".join([result["split"], shots, queries, *sizes, result["normalization"], result["checkpoint"]])
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity and no nan."""
+    return value if math.isfinite(value) else None
+
+
+def _illustrate(
+    run: RunFolder, distribution: TaskDistribution, data: Data, learner: BuiltLearner, plan: Evaluate
+) -> None:
+    """Store one-dimensional predictions before and along adaptation to two tasks, to draw later."""
+    curve = getattr(distribution, "curve", None)
+    if curve is None or (data.standardization is not None and data.standardization.columns != (1, 1)):
+        return
+    inputs, targets = _restorers(data)
+    stored = []
+    for i in range(2):
+        drawn = curve(generator(plan.seed, "illustrate", i))
+        support = drawn.task.support
+        stored.append(
+            {
+                "shots": plan.shots,
+                "grid": inputs(drawn.inputs),
+                "truth": targets(drawn.targets),
+                "support": {"inputs": inputs(support.inputs), "targets": targets(support.targets)},
+                "predictions": {
+                    str(steps): targets(learner.adapt(support, steps)(drawn.inputs).cpu())
+                    for steps in sorted({0, 1, plan.steps})
+                },
+            }
+        )
+    write_json(run.path / "illustration.json", stored)
+
+
+def _restorers(
+    data: Data,
+) -> tuple[Callable[[Tensor], list[float]], Callable[[Tensor], list[float]]]:
+    scale = data.standardization
+    if scale is None:
+        return (lambda x: x[:, 0].tolist()), (lambda y: y[:, 0].tolist())
+    return (
+        lambda x: (x.double()[:, 0] * scale.input_std[0] + scale.input_mean[0]).tolist(),
+        lambda y: scale.restore(y)[:, 0].tolist(),
+    )

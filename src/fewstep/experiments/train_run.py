@@ -1,0 +1,192 @@
+"""`fewstep train`: begin a run, or go on with one."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fewstep.errors import RunError
+from fewstep.experiments.build import build_learner, load_data, metric_of
+from fewstep.experiments.config import Recipe, differing_keys, load_recipe, recipe_values
+from fewstep.experiments.runs import (
+    as_many_as_there_are,
+    checked_device,
+    recipe_of,
+    shots_and_queries,
+    stored_data,
+    threads_of,
+)
+from fewstep.training import loop
+from fewstep.training.evaluation import evaluate as evaluate_learner
+from fewstep.training.records import RunFolder, contents, locked, read_json, write_json
+from fewstep.training.tensorboard import TensorBoard
+from fewstep.training.tensorboard import available as tensorboard_available
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch import nn
+
+    from fewstep.experiments.build import BuiltLearner, Data
+    from fewstep.learners.supervised import Loss
+    from fewstep.tasks.task import TaskDistribution
+    from fewstep.training.loop import Watcher
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    out: str | Path,
+    settings: Iterable[str] = (),
+    data: str | Path | None = None,
+    model: nn.Module | None = None,
+    tasks: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
+    loss: Loss | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    watchers: Iterable[Watcher] = (),
+) -> RunFolder:
+    """Train a recipe into a run folder.
+
+    Args:
+        recipe: A bundled name, a TOML file, the values of a recipe, or one loaded.
+        out: The run folder; new or empty, unless `resume`.
+        settings: `key=value` strings over the recipe, as for `--set`.
+        data: Folder that holds the data sets, for recipes that need one.
+        model: Your own module, where `model.kind = "custom"`.
+        tasks: Your own distribution of tasks, or one for each split, where `tasks.kind = "custom"`.
+        loss: Your own loss of outputs and targets, where `loss.kind = "custom"`.
+        device: Where to compute.
+        resume: Go on with the run in `out`; a finished one is left as it is.
+        watchers: See every iteration.
+
+    Returns:
+        The run.
+
+    Raises:
+        FewstepError: One of its kinds, each with what to do about it.
+    """
+    loaded = load_recipe(recipe_values(recipe) if isinstance(recipe, Recipe) else recipe, settings)
+    path = Path(out)
+    existing = existing_run(path, loaded, resume)
+    if existing is not None and existing.is_finished and not differing_keys(loaded, recipe_of(existing)):
+        return existing
+    stored = stored_data(existing) if existing else None
+    loaded_data = load_data(loaded, Path(data) if data else None, tasks, stored)
+    learner = build_learner(loaded, module=model, loss=loss, device=checked_device(device))
+    train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
+    validate = _validator(loaded, loaded_data, learner)
+    with locked(path):
+        existing = existing_run(path, loaded, resume)
+        run = existing or _create(path, loaded, loaded_data, device)
+        if existing is not None and differing_keys(loaded, recipe_of(existing)):
+            _extend(existing, loaded)
+        plan = loop.Plan(
+            iterations=loaded.meta.iterations,
+            batch_size=loaded.meta.batch_size,
+            seed=loaded.seed,
+            validate_every=loaded.validation.every,
+            patience=loaded.validation.patience,
+        )
+        with threads_of(loaded):
+            boards = [TensorBoard(path / "tensorboard")] if tensorboard_available() else []
+            loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
+    return run
+
+
+def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[], dict[str, float]]:
+    plan = recipe.validation
+    shots, queries = shots_and_queries(recipe)
+    steps = recipe.algorithm.steps if plan.steps is None else plan.steps
+    tasks = data.distribution("val", plan.shots or shots, plan.queries or queries)
+
+    def validate() -> dict[str, float]:
+        evaluation = evaluate_learner(
+            learner,
+            tasks,
+            tasks=as_many_as_there_are(plan.tasks, data, "val"),
+            steps=steps,
+            seed=recipe.evaluate.seed,
+            split="val",
+            at_once=data.at_once,
+        )
+        last = {name: values[:, -1].mean().item() for name, values in evaluation.curves.items()}
+        metric = metric_of(recipe)
+        return {"score": -last[metric] if metric == "accuracy" else last[metric], "steps": steps, **last}
+
+    return validate
+
+
+def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
+    """The run in a folder, to go on with; None where one may begin.
+
+    Raises:
+        RunError: The folder holds a run and `resume` is not asked for, or another recipe's, or something else.
+    """
+    present = contents(path)
+    if "config.json" not in present:
+        if set(present) - {"versions.json", "data.json"}:  # config.json is written last
+            raise RunError(
+                f"--out must be a new or empty folder, or a run with --resume: {path} holds {', '.join(present[:3])}"
+                f"{' ...' if len(present) > 3 else ''}. Choose another."
+            )
+        return None
+    run = RunFolder(path)
+    if not resume:
+        raise RunError(
+            f"{path} already holds a run of {run.config.get('name')}: add --resume to go on with it, or choose "
+            "another --out."
+        )
+    differing = [key for key in differing_keys(recipe, recipe_of(run)) if key != "meta.iterations"]
+    if differing:
+        raise RunError(
+            f"A run goes on as it began, apart from meta.iterations: {', '.join(differing)} differ from the recipe in "
+            f"{path / 'config.json'}. Leave them as they were, or choose another --out."
+        )
+    asked, recorded = recipe.meta.iterations, recipe_of(run).meta.iterations
+    if asked != recorded and (asked < recorded or recipe.meta.schedule != "constant"):
+        raise RunError(
+            "meta.iterations may only grow, and only with meta.schedule = 'constant', since other schedules depend on "
+            f"it: the run in {path} has {recorded}, got {asked}. Leave it, or choose another --out."
+        )
+    return run
+
+
+def _create(path: Path, recipe: Recipe, data: Data, device: str) -> RunFolder:
+    if data.record:
+        write_json(path / "data.json", data.record)
+    return RunFolder.create(path, recipe_values(recipe), _versions(device))
+
+
+def _extend(run: RunFolder, recipe: Recipe) -> None:
+    (run.path / "params.safetensors").unlink(missing_ok=True)
+    RunFolder.create(run.path, recipe_values(recipe), read_json(run.path / "versions.json"))
+
+
+def _versions(device: str) -> dict[str, Any]:
+    return {
+        "fewstep": metadata.version("fewstep"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
