@@ -304,7 +304,7 @@ def test_evaluation_tasks_do_not_depend_on_training_or_its_seed(tmp_path):
 
 def test_a_tuned_step_size_comes_from_the_candidates_and_validation_tasks(tmp_path):
     settings = ["meta.iterations=300", "evaluate.tasks=100", "evaluate.tune_inner_lr=[1e-6, 0.02, 100.0]"]
-    settings += ["meta.batch_size=25", "model.hidden=[40]"]
+    settings += ["meta.batch_size=25", "model.hidden=[40]", "evaluate.shots=20"]
     run = train(tmp_path / "run", *settings, recipe="sinusoid-pretrained")
     result = fewstep.evaluate(run)
     assert result["inner_lr"] == 0.02

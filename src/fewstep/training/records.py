@@ -166,8 +166,9 @@ class RunFolder:
         return path
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """All stored evaluations, by name."""
-        return [read_json(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
+        """All stored evaluations, by split, shots and queries."""
+        stored = [read_json(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
+        return sorted(stored, key=lambda e: (e.get("split"), e.get("shots") or 0, e.get("queries") or 0))
 
 
 @contextmanager
