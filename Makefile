@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/fewstep demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -117,15 +117,6 @@ def test_a_batch_is_asked_for_only_once_the_parameters_before_it_were_yielded() 
         assert_same(latest, START + 0.5 * k)
 
 
-def test_start_offsets_the_step_index_that_the_rule_sees() -> None:
-    lr, start, rule = 0.1, 3, Adam(0.1, beta1=0.9, beta2=0.99, eps=1e-3)
-    *_, moved = adaptation_path(quadratic, meta(theta=START), [MINIMUM], rule, start=start)
-    gradient = CURVATURE @ (START - MINIMUM)
-    mean = 0.1 * gradient / (1 - 0.9 ** (start + 1))
-    square = 0.01 * gradient**2 / (1 - 0.99 ** (start + 1))
-    assert_same(moved["theta"], START - lr * mean / (square.sqrt() + 1e-3))
-
-
 def test_only_the_selected_parameters_move() -> None:
     params = {"head.weight": draw(3), "body.weight": draw(3, seed=1), "body.bias": draw(3, seed=2)}
     loss = lambda p, d: sum(value.square().sum() for value in p.values()) * d  # noqa: E731
