@@ -147,6 +147,12 @@ def test_resume_of_a_finished_run_exits_at_once_with_zero(fewstep, trained):
         (["train", "omniglot-5way-1shot", "--data", "nowhere"], "nowhere"),
         (["train", "dose-response", "--set", "tasks.path=none.csv"], "none.csv"),
         (["train", "dose-response", "--set", "tasks.shots=30"], "tasks.shots"),
+        (["train", "omniglot-5way-1shot", "--data", "~nobody-of-this-name/x"], "data folder must be a path"),
+        (["train", "dose-response", "--set", "tasks.path=~nobody-of-this-name/x"], "tasks.path must be a path"),
+        (
+            ["train", "sinusoid-10shot", "--set", "evaluate.variants=[{shotz=3}]"],
+            "Valid keys here: shots, queries, norm",
+        ),
         (["evaluate", "nowhere"], "no such folder"),
         (["evaluate", "."], "no config.json"),
         (["plot", "nowhere"], "no such folder"),
@@ -162,6 +168,12 @@ def test_bad_input_is_one_clear_error_with_code_2_and_writes_nothing(fewstep, tm
     assert told in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_one_message(fewstep):
+    code, _, err = fewstep("train", "sinusoid-10shot", "--set", "model.hidden=[1000000, 1000000]", "--out", "run")
+    assert code == 1
+    assert "memory does not suffice" in err
 
 
 def test_an_existing_run_is_refused_by_name_of_resume(fewstep, trained):

@@ -315,6 +315,17 @@ def main() -> None:
     except FewstepError as error:
         messages.print(f"Error: {error}", soft_wrap=True, markup=False)
         sys.exit(1 if isinstance(error, NonFiniteError) else 2)
+    except (MemoryError, RuntimeError) as error:
+        if not (type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "allocate memory" in str(error)):
+            raise
+        reason = str(error).partition("\n")[0]
+        messages.print(
+            f"Error: the memory does not suffice: {reason}. Lower meta.batch_size or the model's size, or compute "
+            "fewer tasks together (execution.chunk_size).",
+            soft_wrap=True,
+            markup=False,
+        )
+        sys.exit(1)
     except OSError as error:  # a folder that cannot be written, a disk that is full: no fault of the program
         messages.print(f"Error: {error.filename or 'the file system'}: {error.strerror}", soft_wrap=True, markup=False)
         sys.exit(2)

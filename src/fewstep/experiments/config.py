@@ -533,6 +533,7 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
             candidates = [c for c in get_args(annotation) if isinstance(c, type) and issubclass(c, BaseModel)]
         if isinstance(place, int):
             parts[-1] += f"[{place}]"
+            section = next((c for c in candidates if "kind" not in c.model_fields), section)
         elif field is not None or section is not Loss:
             parts.append(str(place))
     return ".".join(parts), section

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,8 +95,10 @@ def train(
             validate_every=loaded.validation.every,
             patience=loaded.validation.patience,
         )
-        with threads_of(loaded):
+        with threads_of(loaded), ExitStack() as closing:
             boards = [TensorBoard(path / "tensorboard")] if tensorboard_available() else []
+            for board in boards:
+                closing.callback(board.close)
             loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
     return run
 

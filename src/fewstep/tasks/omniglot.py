@@ -148,7 +148,12 @@ def data_folder(data: Path | None) -> Path:
             "Omniglot needs a data folder: none was given. Give it, or set FEWSTEP_DATA to it, and put "
             f"omniglot/images_background.zip and omniglot/images_evaluation.zip from {HOME} there."
         )
-    return Path(folder).expanduser()
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"The data folder must be a path: got {str(folder)!r} ({error}) Give one that exists."
+        ) from None
 
 
 def cache_folder(cache: Path | None) -> Path:

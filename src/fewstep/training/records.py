@@ -92,7 +92,11 @@ class RunFolder:
             )
         stored = read_json(self.path / "config.json")
         came = stored.get("format") if isinstance(stored, dict) else None
-        if came != FORMAT or not isinstance(stored.get("recipe"), dict):
+        if came == FORMAT and not isinstance(stored.get("recipe"), dict):
+            raise RunError(
+                f"The config.json of a run must hold its recipe: {self.path} has none. Restore it from a copy."
+            )
+        if came != FORMAT:
             raise RunError(
                 f"{self.path} must be a run of format {FORMAT}: its format is {came}. "
                 "Use the version of fewstep that versions.json in it names."

@@ -38,3 +38,8 @@ class TensorBoard:
         for name, value in record.items():
             group = "validation" if name.startswith("val_") else "train"
             self._writer.add_scalar(f"{group}/{name.removeprefix('val_')}", value, iteration)
+
+    def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        if self._writer is not None:
+            self._writer.close()
