@@ -106,14 +106,17 @@ def train(
     if seed is not None and seeds is not None:
         raise RecipeError("Give --seed or --seeds, not both.")
     with messages.status("Loading"):
-        from fewstep.experiments.train_run import existing_run
+        from fewstep.experiments.train_run import existing_run, with_recorded_iterations
     chosen = _seeds(seeds) if seeds is not None else [seed]
     jobs: list[tuple[Recipe, Path]] = []
     for number in chosen:
-        loaded = load_recipe(recipe, [*(settings or []), *([] if number is None else [f"seed={number}"])])
+        asked = [*(settings or []), *([] if number is None else [f"seed={number}"])]
+        loaded = load_recipe(recipe, asked)
         folder = Path("runs") / f"{loaded.name}-seed{loaded.seed}" if out is None else out
         if out is not None and seeds is not None:
             folder = out.with_name(f"{out.name}-seed{loaded.seed}")
+        if resume:
+            loaded = load_recipe(recipe, with_recorded_iterations(folder, asked))
         jobs.append((loaded, folder))
     if len(jobs) > 1:
         for loaded, folder in jobs:  # before hours go by
@@ -284,8 +287,9 @@ class TrainingProgress:
         """See `Watcher`."""
         now = time.monotonic()
         if self._task is None:
-            self._first, self._started = iteration - 1, now
-            self._task = self._bar.add_task(self._name, total=self._total, completed=self._first, state="")
+            # The first iteration also prepares: the rate counts from its end.
+            self._first, self._started = iteration, now
+            self._task = self._bar.add_task(self._name, total=self._total, completed=iteration, state="")
         self._done = iteration
         if "query_loss" in record:
             loss = record["query_loss"]

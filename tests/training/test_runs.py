@@ -437,3 +437,44 @@ def test_bfloat16_and_structured_targets_are_evaluated(tmp_path):
     assert (result["tasks"], result["shots"]) == (5, None)
     with pytest.raises(fewstep.FewstepError, match="their own shots"):
         fewstep.evaluate(run, task_distribution=Pairs(), shots=3, **own)
+
+
+def test_resume_goes_on_to_the_iterations_that_the_run_was_begun_with(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", "meta.iterations=9", watchers=[StopAfter(3)])
+    run = train(tmp_path / "run", resume=True)
+    assert run.is_finished
+    assert run.config["meta"]["iterations"] == 9
+
+
+def test_a_first_attempt_that_failed_blocks_nothing(tmp_path):
+    with pytest.raises(NonFiniteError, match="no checkpoint was due yet"):
+        train(tmp_path / "run", "meta.iterations=50", "algorithm.inner_lr=1e12", "algorithm.steps=5")
+    assert train(tmp_path / "run", "meta.iterations=2").is_finished
+
+
+def test_tasks_too_small_to_test_on_are_found_before_training(tmp_path):
+    rows = [f"{task},{i},{i}" for task in range(12) for i in range(8)]
+    path = tmp_path / "table.csv"
+    recipe = {
+        "tasks": {"kind": "table", "path": str(path), "task": "t", "inputs": ["x"], "targets": ["y"], "shots": 3},
+        "model": {"kind": "mlp", "hidden": [4]},
+        "algorithm": {"kind": "maml"},
+        "meta": {"iterations": 1, "batch_size": 2},
+    }
+    for short in range(12):  # wherever the split puts it
+        kept = [row for row in rows if not row.startswith(f"{short},") or row.split(",")[1] in "01"]
+        path.write_text("\n".join(["t,x,y", *kept]))
+        with pytest.raises(fewstep.FewstepError, match="at least 4 rows"):
+            fewstep.train(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_targets_of_another_shape_are_refused_instead_of_broadcast(tmp_path):
+    learner = fewstep.load(train(tmp_path / "run", "meta.iterations=1"))
+    with pytest.raises(ValueError, match="unsqueeze"):
+        learner.adapt(Batch(torch.zeros(5, 1), torch.zeros(5)))
+    small = ["meta.iterations=1", "meta.batch_size=2", "model.hidden=[4]"]
+    scale = fewstep.standardization(fewstep.train("dose-response", out=tmp_path / "table", settings=small))
+    with pytest.raises(ValueError, match="unsqueeze"):
+        scale.standardize(Batch(torch.zeros(5, 1), torch.zeros(5)))

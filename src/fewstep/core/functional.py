@@ -117,7 +117,7 @@ class FunctionalModule:
         if statistics is None and self._norms and self.normalization != "running":
             raise ValueError(
                 "A module to deploy needs statistics for its batch normalisation: there are none under the policy "
-                f"{self.normalization!r}. Adapt with normalization='support', or pass `statistics`."
+                f"{self.normalization!r}. Build the learner with normalization='support', or pass `statistics`."
             )
         module = copy.deepcopy(self._original)
         own = dict(module.named_parameters())

@@ -303,7 +303,21 @@ def _loss(recipe: Recipe, custom: Loss | None) -> tuple[Loss, dict[str, Loss]]:
         return custom, {}
     if recipe.loss.kind == "cross_entropy":
         return functional.cross_entropy, {"accuracy": accuracy}
-    return functional.mse_loss, {}
+    return mean_squared_error, {}
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of (f(x) - y)^2 over examples and targets (equation 2), for equal shapes only.
+
+    Raises:
+        ValueError: The shapes differ: broadcasting would compare every example with every other.
+    """
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"Targets must have the shape of the model's outputs: expected {list(outputs.shape)}, got "
+            f"{list(targets.shape)}. Give [examples, targets], for one target with unsqueeze(1)."
+        )
+    return functional.mse_loss(outputs, targets)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -345,6 +359,8 @@ def _over_tasks(recipe: Recipe) -> OverTasks:
         return sequential()
     if execution.over_tasks == "vectorized":
         return vectorized(execution.chunk_size)
-    # A replay is safe for our own modules and losses, which depend on nothing but their arguments.
+    # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
+    # where few sizes of tasks come again and again.
+    ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
     own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
-    return auto(execution.chunk_size, trace=own)
+    return auto(execution.chunk_size, trace=own and not ragged)

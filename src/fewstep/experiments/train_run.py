@@ -73,8 +73,9 @@ def train(
     Raises:
         FewstepError: One of its kinds, each with what to do about it.
     """
-    loaded = load_recipe(recipe_values(recipe) if isinstance(recipe, Recipe) else recipe, settings)
     path = Path(out)
+    settings = with_recorded_iterations(path, settings) if resume else settings
+    loaded = load_recipe(recipe_values(recipe) if isinstance(recipe, Recipe) else recipe, settings)
     existing = existing_run(path, loaded, resume)
     if existing is not None and existing.is_finished and not differing_keys(loaded, recipe_of(existing)):
         return existing
@@ -82,6 +83,7 @@ def train(
     loaded_data = load_data(loaded, Path(data) if data else None, tasks, stored)
     learner = build_learner(loaded, module=model, loss=loss, device=checked_device(device))
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
+    _check_evaluation(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)
     with locked(path):
         existing = existing_run(path, loaded, resume)
@@ -101,6 +103,28 @@ def train(
                 closing.callback(board.close)
             loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
     return run
+
+
+def with_recorded_iterations(path: Path, settings: Iterable[str]) -> list[str]:
+    """The settings of a resume: as many iterations as the run was begun with, unless they say otherwise."""
+    chosen = list(settings)
+    if any(setting.replace(" ", "").startswith("meta.iterations=") for setting in chosen):
+        return chosen
+    if "config.json" not in contents(path):
+        return chosen
+    recorded = recipe_of(RunFolder(path)).meta.iterations
+    return [*chosen, f"meta.iterations={recorded}"]
+
+
+def _check_evaluation(recipe: Recipe, data: Data) -> None:
+    """Find out before training, not after it, that the tasks of some split are too small to test on."""
+    if recipe.tasks.kind == "custom":
+        return
+    shots, queries = shots_and_queries(recipe)
+    plan = recipe.evaluate
+    for variant in (plan, *plan.variants):
+        for split in ("val", "test"):
+            data.distribution(split, variant.shots or plan.shots or shots, variant.queries or plan.queries or queries)
 
 
 def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[], dict[str, float]]:
@@ -141,6 +165,8 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
             )
         return None
     run = RunFolder(path)
+    if not resume and not {"checkpoint.pt", "best.safetensors", "params.safetensors"} & set(present):
+        return None  # it never came to save anything: a first attempt that failed blocks nothing
     if not resume:
         raise RunError(
             f"{path} already holds a run of {run.config.get('name')}: add --resume to go on with it, or choose "
@@ -162,6 +188,7 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
 
 
 def _create(path: Path, recipe: Recipe, data: Data, device: str) -> RunFolder:
+    (path / "data.json").unlink(missing_ok=True)  # of an attempt that came to nothing
     if data.record:
         write_json(path / "data.json", data.record)
     return RunFolder.create(path, recipe_values(recipe), _versions(device))

@@ -171,10 +171,12 @@ class Standardization(NamedTuple):
 
     def inputs(self, inputs: Tensor) -> Tensor:
         """Inputs `[..., input columns]` in the user's units -> float32, standardised."""
+        _require_columns("inputs", inputs, self.input_mean)
         return ((inputs.to(self.input_mean) - self.input_mean) / self.input_std).float()
 
     def targets(self, targets: Tensor) -> Tensor:
         """Targets `[..., target columns]` in the user's units -> float32, standardised."""
+        _require_columns("targets", targets, self.target_mean)
         return ((targets.to(self.target_mean) - self.target_mean) / self.target_std).float()
 
     def restore(self, outputs: Tensor) -> Tensor:
@@ -189,6 +191,14 @@ class Standardization(NamedTuple):
     def from_dict(cls, values: Mapping[str, Sequence[float]]) -> Standardization:
         """The inverse of `to_dict`."""
         return cls(**{name: torch.tensor(values[name], dtype=torch.float64) for name in cls._fields})
+
+
+def _require_columns(what: str, values: Tensor, mean: Tensor) -> None:
+    if values.dim() < 2 or values.shape[-1] != len(mean):
+        raise ValueError(
+            f"`{what}` must be [rows, {len(mean)}], a column for each that the run was trained with: got "
+            f"{list(values.shape)}. For a single column, use unsqueeze(1)."
+        )
 
 
 @final

@@ -18,6 +18,7 @@ from fewstep.training.checkpoint import load_checkpoint, save_checkpoint, save_m
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from fewstep.learners.learner import Learner
     from fewstep.tasks.task import TaskDistribution
@@ -116,7 +117,7 @@ def train(
 
     with _stop_requests() as stop_requested:
         while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
-            metrics = _iterate(learner, tasks, plan, path.name)
+            metrics = _iterate(learner, tasks, plan, path)
             progress.add(metrics)
             for watcher in watchers:
                 watcher.update(learner.iteration, metrics)
@@ -137,7 +138,7 @@ def train(
     save_meta(run.path / "params.safetensors", learner.meta, _about(learner))
 
 
-def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: str) -> dict[str, float]:
+def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: Path) -> dict[str, float]:
     """One meta-update on the tasks of this iteration's own stream (Algorithm 2, lines 3-10)."""
     iteration = learner.iteration
     batch = tasks.sample(plan.batch_size, generator(plan.seed, "train", iteration))
@@ -147,7 +148,10 @@ def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: 
         try:
             return learner.step(batch)
         except NonFiniteError as error:
-            raise NonFiniteError(f"{error} Nothing was updated; the last {checkpoint} of the run stands.") from error
+            stands = (
+                f"the last checkpoint stands: {checkpoint}" if checkpoint.is_file() else "no checkpoint was due yet"
+            )
+            raise NonFiniteError(f"{error} Nothing was updated; {stands}.") from error
 
 
 def _record(run: RunFolder, iteration: int, progress: _Progress, seconds: float) -> None:
