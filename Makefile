@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow check format wheel clean
+.PHONY: demo test test-slow check format wheel bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fewstep demo
@@ -24,6 +24,13 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format src tests benchmarks
 	$(BIN)/ruff check --fix src tests benchmarks
+
+# Hours on 2 cores, most of them for the slowest peers. What is measured already is measured again; see docs/benchmarks.md.
+bench: $(VENV)/.installed-dev
+	$(PIP) -e '.[dev,bench]'
+	$(BIN)/python -m benchmarks.speed --json benchmarks/speed.json
+	$(BIN)/python -m benchmarks.speed --json benchmarks/speed.json --scaling
+	$(BIN)/python -m benchmarks.speed --render benchmarks/speed.json --into docs/benchmarks.md
 
 # Builds the wheel and imports it outside the checkout, in an environment of its own.
 wheel: $(VENV)/.installed-dev

@@ -106,7 +106,7 @@ def train(
     if seed is not None and seeds is not None:
         raise RecipeError("Give --seed or --seeds, not both.")
     with messages.status("Loading"):
-        from fewstep.experiments.train_run import existing_run, with_recorded_iterations
+        from fewstep.experiments.train_run import existing_run, with_recorded_choices
     chosen = _seeds(seeds) if seeds is not None else [seed]
     jobs: list[tuple[Recipe, Path]] = []
     for number in chosen:
@@ -116,7 +116,7 @@ def train(
         if out is not None and seeds is not None:
             folder = out.with_name(f"{out.name}-seed{loaded.seed}")
         if resume:
-            loaded = load_recipe(recipe, with_recorded_iterations(folder, asked))
+            loaded = load_recipe(recipe, with_recorded_choices(folder, asked))
         jobs.append((loaded, folder))
     if len(jobs) > 1:
         for loaded, folder in jobs:  # before hours go by

@@ -11,7 +11,7 @@ import torchopt
 from torch import nn
 
 from fewstep.core.functional import FunctionalModule
-from fewstep.core.meta import meta_gradient, query_gradient
+from fewstep.core.meta import QueryGradient, meta_gradient
 from fewstep.core.over_tasks import vectorized
 from fewstep.core.rules import Adam, Momentum, Sgd
 from fewstep.core.types import Batch, MetaParams, Task
@@ -102,6 +102,6 @@ def test_the_meta_gradient_equals_torchopts(
         Batch(draw(3, 7, 8, seed=3), draw(3, 7, 8, seed=4)),
     )
     model = FunctionalModule(module)
-    task_gradient = query_gradient(*supervised(model), rule, steps)
+    task_gradient = QueryGradient(*supervised(model), rule, steps)
     gradient, _ = meta_gradient(task_gradient, MetaParams(model.params, {}), tasks, vectorized())
     assert_same(gradient.model, by_torchopt(module, optimizer, tasks, steps), atol=1e-12, rtol=1e-9)

@@ -9,7 +9,7 @@ from torch import nn
 from fewstep.core import algorithms
 from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.functional import FunctionalModule
-from fewstep.core.meta import displacement, meta_gradient, query_gradient, same_size_groups
+from fewstep.core.meta import Displacement, QueryGradient, meta_gradient, same_size_groups
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
 from fewstep.core.trees import index, leaves
@@ -123,7 +123,7 @@ def test_every_second_order_algorithm_is_among_those_compared_with_finite_differ
 
 
 def test_finite_differences_tell_a_first_order_gradient_apart() -> None:
-    task_gradient = query_gradient(SUPPORT_LOSS, QUERY_LOSS, Detached(Sgd(LR)), 1)
+    task_gradient = QueryGradient(SUPPORT_LOSS, QUERY_LOSS, Detached(Sgd(LR)), 1)
     with pytest.raises(AssertionError, match="not close"):
         assert_matches_finite_differences(task_gradient, MetaParams(MODEL.params, {}), TASKS)
 
@@ -209,14 +209,14 @@ def test_a_normalisation_offset_can_be_meta_learned_without_being_adapted() -> N
         "body.0.norm.bias",
         "body.1.norm.bias",
     }
-    task_gradient = query_gradient(support_loss, query_loss, rule, 2)
+    task_gradient = QueryGradient(support_loss, query_loss, rule, 2)
     gradient, _ = meta_gradient(task_gradient, meta, tasks, vectorized())
     assert gradient.model["body.1.norm.bias"].abs().min() > 1e-6
     assert_matches_finite_differences(task_gradient, meta, tasks)
 
 
 def test_the_meta_gradient_is_the_mean_over_tasks() -> None:
-    task_gradient = query_gradient(SUPPORT_LOSS, QUERY_LOSS, Sgd(LR), 2)
+    task_gradient = QueryGradient(SUPPORT_LOSS, QUERY_LOSS, Sgd(LR), 2)
     gradient, losses = outer(algorithms.maml(Sgd(LR), 2))
     by_task = [task_gradient(MetaParams(MODEL.params, {}), one(TASKS, i)) for i in range(3)]
     assert_same(gradient.model, mean_of([g.model for g, _ in by_task]))
@@ -224,7 +224,7 @@ def test_the_meta_gradient_is_the_mean_over_tasks() -> None:
 
 
 @pytest.mark.parametrize("over_tasks", [vectorized(), vectorized(1), sequential()], ids=["vmap", "chunks", "loop"])
-@pytest.mark.parametrize("gradient_of", [query_gradient, displacement])
+@pytest.mark.parametrize("gradient_of", [QueryGradient, Displacement])
 def test_tasks_of_different_sizes_come_in_groups_and_weigh_the_same(gradient_of: object, over_tasks: object) -> None:
     groups = [
         regression_tasks(2, 5, 6, seed=1),
@@ -246,7 +246,7 @@ def test_a_meta_batch_without_tasks_is_refused(tasks: Task | list[Task]) -> None
         same_size_groups(tasks)
     with pytest.raises(ValueError, match="at least one task"):
         meta_gradient(
-            query_gradient(SUPPORT_LOSS, QUERY_LOSS, Sgd(LR), 1),
+            QueryGradient(SUPPORT_LOSS, QUERY_LOSS, Sgd(LR), 1),
             MetaParams(MODEL.params, {}),
             tasks,
             vectorized(),
@@ -259,12 +259,12 @@ def test_a_meta_batch_whose_tensors_disagree_on_the_number_of_tasks_is_refused(
     over_tasks: object, taken: list[int]
 ) -> None:
     lopsided = TASKS._replace(query=index(TASKS.query, taken))
-    task_gradient = query_gradient(SUPPORT_LOSS, QUERY_LOSS, Sgd(LR), 1)
+    task_gradient = QueryGradient(SUPPORT_LOSS, QUERY_LOSS, Sgd(LR), 1)
     with pytest.raises(ValueError, match=r"must lead with one number of tasks: got \d, \d\. Stack"):
         meta_gradient(task_gradient, MetaParams(MODEL.params, {}), lopsided, over_tasks)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("gradient_of", [query_gradient, displacement])
+@pytest.mark.parametrize("gradient_of", [QueryGradient, Displacement])
 def test_the_meta_gradient_of_leaves_that_require_grad_holds_no_graph(gradient_of: object) -> None:
     # torch.optim optimizers step leaves; a meta-gradient with a history would keep every inner step alive.
     leaves_ = {name: nn.Parameter(value.clone()) for name, value in MODEL.params.items()}

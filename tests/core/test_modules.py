@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.core.adapt import adapt
 from fewstep.core.functional import FunctionalModule
-from fewstep.core.meta import meta_gradient, query_gradient
+from fewstep.core.meta import QueryGradient, meta_gradient
 from fewstep.core.over_tasks import auto, sequential, vectorized
 from fewstep.core.rules import Adam, Detached, Sgd
 from fewstep.core.trees import index, tree_map
@@ -201,7 +201,7 @@ def test_the_meta_gradient_equals_finite_differences_and_the_module_stays_as_it_
     before, tasks = snapshot(module), tasks_for(case)
     mode, tracked = module.training, [p.requires_grad for p in module.parameters()]
     model.check_pure(one(tasks, 0).support.inputs)
-    task_gradient = query_gradient(*supervised(model, case.read), Sgd(0.1), 2)
+    task_gradient = QueryGradient(*supervised(model, case.read), Sgd(0.1), 2)
     over_tasks = vectorized() if case.vectorizes else sequential()
     assert_matches_finite_differences(task_gradient, MetaParams(model.params, {}), tasks, over_tasks, directions=2)
     assert_same(snapshot(module), before, atol=0, rtol=0)
@@ -220,7 +220,7 @@ def test_one_task_after_the_other_agrees_with_all_at_once(name: str, second_orde
     training = training and name != "dropout"  # whose random numbers come in another order
     _, model = built(case, training, second_order)
     rule = Sgd(0.1) if second_order else Detached(Sgd(0.1))
-    task_gradient = query_gradient(*supervised(model, case.read), rule, 2)
+    task_gradient = QueryGradient(*supervised(model, case.read), rule, 2)
     meta, tasks = MetaParams(model.params, {}), tasks_for(case)
     together = meta_gradient(task_gradient, meta, tasks, vectorized())
     assert_same(meta_gradient(task_gradient, meta, tasks, sequential()), together)
@@ -299,16 +299,16 @@ def test_common_layers_are_differentiated_twice_exactly(name: str) -> None:
         module(draw(1, *shape))  # lazy parameters come to be
     model, tasks = FunctionalModule(module), tasks_for(Case(LAYERS[name], shape))
     assert_same(model(model.params, one(tasks, 0).query.inputs), module(one(tasks, 0).query.inputs).detach())
-    task_gradient = query_gradient(*supervised(model), Sgd(0.1), 2)
+    task_gradient = QueryGradient(*supervised(model), Sgd(0.1), 2)
     assert_matches_finite_differences(task_gradient, MetaParams(model.params, {}), tasks, directions=2)
 
 
 def test_a_layer_without_a_second_derivative_says_so() -> None:
     model = FunctionalModule(seeded(lambda: features(nn.Hardsigmoid())))
-    task_gradient = query_gradient(*supervised(model), Sgd(0.1), 1)
+    task_gradient = QueryGradient(*supervised(model), Sgd(0.1), 1)
     with pytest.raises(RuntimeError, match="derivative for aten::hardsigmoid_backward is not implemented"):
         meta_gradient(task_gradient, MetaParams(model.params, {}), regression_tasks(), auto())
-    first_order = query_gradient(*supervised(model), Detached(Sgd(0.1)), 1)
+    first_order = QueryGradient(*supervised(model), Detached(Sgd(0.1)), 1)
     meta_gradient(first_order, MetaParams(model.params, {}), regression_tasks(), auto())
 
 
@@ -320,7 +320,7 @@ def test_recurrent_layers_run_one_task_after_the_other_and_say_so_once(
     caplog.set_level(logging.INFO)
     _, model = built(CASES[name], second_order=second_order)
     rule = Sgd(0.1) if second_order else Detached(Sgd(0.1))
-    task_gradient = query_gradient(*supervised(model), rule, 2)
+    task_gradient = QueryGradient(*supervised(model), rule, 2)
     meta, tasks, over_tasks = MetaParams(model.params, {}), tasks_for(CASES[name]), auto()
     results = [meta_gradient(task_gradient, meta, tasks, over_tasks) for _ in range(3)]
     assert_same(results[0], meta_gradient(task_gradient, meta, tasks, sequential()), atol=0, rtol=0)
@@ -336,7 +336,7 @@ def test_attention_gives_one_first_order_gradient_whatever_the_kernel(name: str,
     case, gradients = CASES[name], []
     for second_order in (True, False):
         _, model = built(case, training, second_order)
-        task_gradient = query_gradient(*supervised(model), Detached(Sgd(0.1)), 2)
+        task_gradient = QueryGradient(*supervised(model), Detached(Sgd(0.1)), 2)
         meta = MetaParams(model.params, {})
         gradients.append(meta_gradient(task_gradient, meta, tasks_for(case), sequential()))
     assert_same(gradients[0], gradients[1])
@@ -344,7 +344,7 @@ def test_attention_gives_one_first_order_gradient_whatever_the_kernel(name: str,
 
 def test_kernels_without_a_second_derivative_are_never_silently_first_order() -> None:
     _, model = built(CASES["attention"], second_order=False)
-    task_gradient = query_gradient(*supervised(model), Sgd(0.1), 1)
+    task_gradient = QueryGradient(*supervised(model), Sgd(0.1), 1)
     with pytest.raises(RuntimeError, match=r"derivative for .*scaled_dot_product.*backward is not implemented"):
         meta_gradient(task_gradient, MetaParams(model.params, {}), tasks_for(CASES["attention"]), sequential())
 
@@ -379,7 +379,7 @@ def test_dropout_differs_from_task_to_task_in_training_and_is_off_in_evaluation(
     same = index(tasks_for(case), [0, 0, 0])
     for training, distinct in [(True, 3), (False, 1)]:
         _, model = built(case, training)
-        task_gradient = query_gradient(*supervised(model), Sgd(0.1), 1)
+        task_gradient = QueryGradient(*supervised(model), Sgd(0.1), 1)
         _, losses = meta_gradient(task_gradient, MetaParams(model.params, {}), same, over_tasks)
         assert len({round(loss, 12) for loss in losses.tolist()}) == distinct
 
@@ -414,7 +414,7 @@ def test_frozen_parameters_are_constants() -> None:
 @pytest.mark.parametrize("rule", [Sgd(0.1), Adam(0.1)], ids=str)
 def test_unused_parameters_have_a_gradient_of_zero(rule: Any) -> None:
     _, model = built(CASES["unused parameters"])
-    task_gradient = query_gradient(*supervised(model), rule, 2)
+    task_gradient = QueryGradient(*supervised(model), rule, 2)
     tasks = tasks_for(CASES["unused parameters"])
     gradient, _ = meta_gradient(task_gradient, MetaParams(model.params, {}), tasks, vectorized())
     unused = {name for name, value in gradient.model.items() if not value.any()}
@@ -434,7 +434,7 @@ def test_half_precision_stays_half_precision_and_finite(name: str, normalization
     module = seeded(case.build).to(torch.bfloat16)
     model = FunctionalModule(module, normalization)
     tasks = tree_map(lambda leaf: leaf.bfloat16(), tasks_for(case))
-    task_gradient = query_gradient(*supervised(model), Sgd(0.1), 2)
+    task_gradient = QueryGradient(*supervised(model), Sgd(0.1), 2)
     gradient, losses = meta_gradient(task_gradient, MetaParams(model.params, {}), tasks, over_tasks)
     assert {value.dtype for value in (*gradient.model.values(), losses)} == {torch.bfloat16}
     assert all(value.isfinite().all() for value in (*gradient.model.values(), losses))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fewstep.core.functional import FunctionalModule
-from fewstep.core.meta import query_gradient
+from fewstep.core.meta import QueryGradient
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rules import Sgd
 from fewstep.core.types import Batch, MetaParams, Task
@@ -173,7 +173,7 @@ def image_tasks(tasks: int = 3, seed: int = 0) -> Task:
 @each_policy
 def test_the_meta_gradient_equals_finite_differences(normalization: Normalization) -> None:
     model = FunctionalModule(pretrained(convnet), normalization)
-    task_gradient = query_gradient(*supervised(model), Sgd(0.1), 2)
+    task_gradient = QueryGradient(*supervised(model), Sgd(0.1), 2)
     assert_matches_finite_differences(task_gradient, MetaParams(model.params, {}), image_tasks())
 
 
@@ -182,7 +182,7 @@ def test_the_meta_gradient_equals_finite_differences(normalization: Normalizatio
 def test_nothing_leaks_from_task_to_task(normalization: Normalization, over_tasks: Callable) -> None:
     module = pretrained(convnet)
     model, before = FunctionalModule(module, normalization), snapshot(module)
-    of_each = over_tasks(query_gradient(*supervised(model), Sgd(0.1), 2))
+    of_each = over_tasks(QueryGradient(*supervised(model), Sgd(0.1), 2))
     meta, tasks = MetaParams(model.params, {}), image_tasks()
     plain = of_each(meta, tasks)
 

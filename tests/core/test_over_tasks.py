@@ -10,8 +10,10 @@ from torch import nn
 from fewstep.core import algorithms
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import meta_gradient
-from fewstep.core.over_tasks import auto, sequential, traced, vectorized
+from fewstep.core.over_tasks import auto, sequential, vectorized
 from fewstep.core.rules import Adam, Clipped, LearnedSgd, Momentum, Sgd
+from fewstep.core.running import traced
+from fewstep.core.stepwise import stepwise
 from fewstep.core.trees import index, leaves
 from fewstep.core.types import MetaParams, Task
 
@@ -32,9 +34,15 @@ MAPPINGS = {
     "one chunk": lambda: vectorized(100),
     "auto": auto,
     "auto in chunks": lambda: auto(2),
-    "traced": lambda: traced(vectorized()),
-    "traced in chunks": lambda: traced(vectorized(3)),
-    "auto, traced": lambda: auto(trace=True),
+    "traced": lambda: vectorized(run=traced),
+    "traced in chunks": lambda: vectorized(3, traced),
+    "auto, traced": lambda: auto(run=traced),
+    "sequential, traced": lambda: sequential(traced),
+    "stepwise": stepwise,
+    "stepwise in chunks": lambda: stepwise(chunk_size=2),
+    "stepwise, sequential": lambda: stepwise(vectorize=False),
+    "stepwise, traced": lambda: stepwise(run=traced),
+    "stepwise, sequential, traced": lambda: stepwise(vectorize=False, run=traced),
 }
 ALGORITHMS = {
     "maml": algorithms.maml(Sgd(0.3), 3),
@@ -199,7 +207,7 @@ def test_a_traced_function_runs_its_python_once_for_each_size() -> None:
         calls += 1
         return (shared["w"] * task.query.inputs).sum()
 
-    over_tasks, shared = traced(vectorized()), {"w": draw(2)}
+    over_tasks, shared = vectorized(run=traced), {"w": draw(2)}
     mapped = over_tasks(function)
     for tasks, expected_calls in [
         (TASKS, 1),
@@ -221,7 +229,7 @@ def test_a_traced_function_runs_its_python_once_for_each_size() -> None:
 def test_a_replay_is_the_same_bit_for_bit_on_data_it_was_not_recorded_on(algorithm: str) -> None:
     chosen = ALGORITHMS[algorithm]
     task_gradient = chosen.gradient(*supervised(MODEL), chosen.rule, chosen.steps)
-    meta, over_tasks = meta_params(MODEL.params, chosen.rule), traced(vectorized())
+    meta, over_tasks = meta_params(MODEL.params, chosen.rule), vectorized(run=traced)
     for seed in range(3):
         tasks = regression_tasks(seed=seed)
         expected = meta_gradient(task_gradient, meta, tasks, vectorized())
@@ -234,10 +242,10 @@ def test_a_recording_is_for_inputs_of_the_same_structure() -> None:
     def function(shared: Params, task: dict[str, Tensor]) -> Tensor:
         return shared["w"] * (task["x"].sum() if "x" in task else -task["y"].sum())
 
-    mapped, shared, values = traced(vectorized())(function), {"w": torch.ones(())}, torch.ones(3, 2)
+    mapped, shared, values = vectorized(run=traced)(function), {"w": torch.ones(())}, torch.ones(3, 2)
     assert_same(mapped(shared, {"x": values}), torch.full((3,), 2.0))
     assert_same(mapped(shared, {"y": values}), torch.full((3,), -2.0))
-    pair = traced(vectorized())(lambda shared, task: task["x"].sum() - task["y"].sum())
+    pair = vectorized(run=traced)(lambda shared, task: task["x"].sum() - task["y"].sum())
     assert_same(pair({}, {"x": values, "y": 0 * values}), torch.full((3,), 2.0))
     assert_same(pair({}, {"y": 0 * values, "x": values}), torch.full((3,), 2.0))
 

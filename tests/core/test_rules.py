@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fewstep.core.adapt import adapt, adaptation_path, inner_step
-from fewstep.core.meta import query_gradient
+from fewstep.core.meta import QueryGradient
 from fewstep.core.rules import (
     Adam,
     Clipped,
@@ -104,7 +104,7 @@ def test_adams_meta_gradient_is_finite_with_a_parameter_that_the_support_loss_do
     params = {"used": draw(2), "unused": draw(2, seed=1)}
     rule = Adam(0.1)
     task = Pair((draw(2, seed=2), draw(2, seed=3)))
-    gradient, _ = query_gradient(support_loss, query_loss, rule, steps)(MetaParams(params, {}), task)
+    gradient, _ = QueryGradient(support_loss, query_loss, rule, steps)(MetaParams(params, {}), task)
     adapted = adapt(support_loss, MetaParams(params, {}), [task.support] * steps, rule)
     assert_same(adapted["unused"], params["unused"], atol=0, rtol=0)
     expected = 2 * (adapted["used"] * adapted["unused"] - task[1]) * adapted["used"]

@@ -17,22 +17,17 @@ if TYPE_CHECKING:
     from fewstep.core.types import LossFn, MetaParams, Params
 
 
-def inner_step(
-    loss: LossFn, params: Params, data: Any, rule: UpdateRule, state: State, learned: Params, step: int
-) -> tuple[Params, State]:
-    """One inner gradient step: theta' = theta - alpha grad_theta L(theta) (equation 1).
+def support_gradient(loss: LossFn, params: Params, data: Any, rule: UpdateRule) -> Params:
+    """The gradient of the support loss, grad_theta L(theta) (Algorithm 1, line 5).
 
     Args:
         loss: Scalar loss of parameters on data.
-        params: theta, all parameters of the model; those that the rule does not select stay as they are.
+        params: theta, all parameters of the model.
         data: What the loss is taken on, usually the support set.
-        rule: How the gradient becomes a step.
-        state: The rule's state.
-        learned: The rule's learnable hyper-parameters.
-        step: Index of this step, from 0.
+        rule: Says which parameters adapt, and whether the outer gradient flows through this one.
 
     Returns:
-        theta' and the rule's new state.
+        The gradient with respect to the parameters that the rule selects.
     """
     adapting = selected(params, rule)
     # A first-order rule differentiates at constants: the outer loop then records nothing of the inner gradient.
@@ -42,9 +37,37 @@ def inner_step(
     def support_loss(chosen: Params) -> Tensor:
         return loss(fixed | chosen, data)
 
-    grads: Params = torch.func.grad(support_loss)(point)
-    adapted, state = rule(adapting, grads, state, learned, step)
+    return torch.func.grad(support_loss)(point)
+
+
+def updated(
+    params: Params, grads: Params, rule: UpdateRule, state: State, learned: Params, step: int
+) -> tuple[Params, State]:
+    """The parameters after one step along a gradient, theta' = theta - alpha g (Algorithm 1, line 6).
+
+    Args:
+        params: theta, all parameters of the model; those that the rule does not select stay as they are.
+        grads: g, from `support_gradient`.
+        rule: How the gradient becomes a step.
+        state: The rule's state.
+        learned: The rule's learnable hyper-parameters.
+        step: Index of this step, from 0.
+
+    Returns:
+        theta' and the rule's new state.
+    """
+    adapted, state = rule(selected(params, rule), grads, state, learned, step)
     return params | adapted, state
+
+
+def inner_step(
+    loss: LossFn, params: Params, data: Any, rule: UpdateRule, state: State, learned: Params, step: int
+) -> tuple[Params, State]:
+    """One inner gradient step: theta' = theta - alpha grad_theta L(theta) (equation 1).
+
+    Takes the arguments of `support_gradient` and `updated`, and returns what the latter does.
+    """
+    return updated(params, support_gradient(loss, params, data, rule), rule, state, learned, step)
 
 
 def adaptation_path(loss: LossFn, meta: MetaParams, batches: Iterable[Any], rule: UpdateRule) -> Iterator[Params]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fewstep.core.meta import displacement, query_gradient
+from fewstep.core.meta import Displacement, QueryGradient
 from fewstep.core.rules import Detached, Except, LearnedSgd, Only, Sgd, UpdateRule
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ class Algorithm(NamedTuple):
     Attributes:
         rule: How one inner gradient becomes one inner step.
         steps: Inner steps while training; at test there may be any number.
-        gradient: What the outer loop descends: `query_gradient` or `displacement`.
+        gradient: What the outer loop descends: `QueryGradient` or `Displacement`.
     """
 
     rule: UpdateRule
     steps: int
-    gradient: Callable[[LossFn, LossFn, UpdateRule, int], TaskGradient] = query_gradient
+    gradient: Callable[[LossFn, LossFn, UpdateRule, int], TaskGradient] = QueryGradient
 
 
 def maml(rule: UpdateRule, steps: int = 1) -> Algorithm:
@@ -59,7 +59,7 @@ def meta_sgd(inner_lr: float, steps: int = 1) -> Algorithm:
 
 def reptile(rule: UpdateRule, steps: int = 5) -> Algorithm:
     """Reptile (Nichol et al. 2018): move theta towards theta'_i, the parameters after several steps."""
-    return Algorithm(rule, steps, displacement)
+    return Algorithm(rule, steps, Displacement)
 
 
 def joint(rule: UpdateRule | None = None) -> Algorithm:

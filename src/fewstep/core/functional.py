@@ -50,6 +50,7 @@ class FunctionalModule:
         self._module = with_own_norms(copy.deepcopy(module), normalization)
         self._norms = {name: m for name, m in named_modules(self._module) if isinstance(m, TaskNorm)}
         self._second_order = second_order
+        self._mode: bool | None = None
         self._has_recurrence = any(isinstance(m, nn.RNNBase) for m in self._module.modules())
         self._has_attention = any(isinstance(m, nn.MultiheadAttention) for m in self._module.modules())
         self.normalization: Normalization = normalization
@@ -93,7 +94,9 @@ class FunctionalModule:
 
     def train(self, mode: bool = True) -> None:
         """Set the mode in which layers such as dropout run. Batch normalisation follows its policy in both."""
-        self._module.train(mode)
+        if self._mode != mode:  # setting it takes as long as a small network's forward pass
+            self._mode = mode
+            self._module.train(mode)
 
     def to(self, device: torch.device | str) -> FunctionalModule:
         """Move constants and initial parameters to a device."""

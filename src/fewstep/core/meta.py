@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import torch
 
 from fewstep.core.adapt import adapt
-from fewstep.core.trees import concatenate, detach, leaves, length, mean, subtract, tree_map
+from fewstep.core.trees import concatenate, detach, leaves, mean, subtract, tree_map
 from fewstep.core.types import MetaParams, Task
 
 if TYPE_CHECKING:
@@ -20,49 +21,59 @@ if TYPE_CHECKING:
     from fewstep.core.types import LossFn, OverTasks, TaskGradient
 
 
-def query_gradient(support_loss: LossFn, query_loss: LossFn, rule: UpdateRule, steps: int) -> TaskGradient:
+@final
+@dataclass(frozen=True, eq=False)
+class QueryGradient:
     """The gradient of the query loss after adaptation: grad_theta L_i(theta'_i) (Algorithm 1, lines 5-8).
 
     Differentiates through the inner loop: MAML and relatives. With zero steps it is joint training.
 
-    Args:
+    Attributes:
         support_loss: Loss that the inner loop descends, on `task.support`.
         query_loss: Loss that the outer loop descends; it sees the whole task.
         rule: The inner-loop rule; a `Detached` one gives the first-order gradient.
         steps: Number of inner steps.
-
-    Returns:
-        A function of the meta-parameters and one task.
     """
 
-    def objective(meta: MetaParams, task: Task) -> Tensor:
-        adapted = adapt(support_loss, meta, repeat(task.support, steps), rule)
-        return query_loss(adapted, task)
+    support_loss: LossFn
+    query_loss: LossFn
+    rule: UpdateRule
+    steps: int
 
-    return torch.func.grad_and_value(objective)
+    def __call__(self, meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
+        """The gradient for one task, and its query loss."""
+
+        def objective(meta: MetaParams) -> Tensor:
+            adapted = adapt(self.support_loss, meta, repeat(task.support, self.steps), self.rule)
+            return self.query_loss(adapted, task)
+
+        return torch.func.grad_and_value(objective)(meta)
 
 
-def displacement(support_loss: LossFn, query_loss: LossFn, rule: UpdateRule, steps: int) -> TaskGradient:
+@final
+@dataclass(frozen=True, eq=False)
+class Displacement:
     """How far adaptation moves the parameters: theta - theta'_i (Reptile, Nichol et al. 2018).
 
     Descending it moves the initialisation towards the adapted parameters; nothing is differentiated twice.
 
-    Args:
+    Attributes:
         support_loss: Loss that the inner loop descends, on `task.support`.
         query_loss: Only reported.
         rule: The inner-loop rule.
         steps: Number of inner steps.
-
-    Returns:
-        A function of the meta-parameters and one task.
     """
 
-    def gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
-        adapted = adapt(support_loss, meta, repeat(task.support, steps), rule)
-        moved = MetaParams(subtract(meta.model, adapted), tree_map(torch.zeros_like, meta.rule))
-        return moved, query_loss(adapted, task)
+    support_loss: LossFn
+    query_loss: LossFn
+    rule: UpdateRule
+    steps: int
 
-    return gradient
+    def __call__(self, meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
+        """The displacement for one task, and its query loss."""
+        adapted = adapt(self.support_loss, meta, repeat(task.support, self.steps), self.rule)
+        moved = MetaParams(subtract(meta.model, adapted), tree_map(torch.zeros_like, meta.rule))
+        return moved, self.query_loss(adapted, task)
 
 
 def meta_gradient(
@@ -71,7 +82,7 @@ def meta_gradient(
     """The outer gradient of a meta-batch: the mean of its tasks' gradients (Algorithm 1, line 8).
 
     Args:
-        task_gradient: From `query_gradient` or `displacement`.
+        task_gradient: A `QueryGradient` or `Displacement`.
         meta: The meta-parameters.
         tasks: A `Task` with a leading `tasks` axis; where sizes differ, a list of such, one for each size.
         over_tasks: How the map over tasks is executed.
@@ -88,10 +99,11 @@ def meta_gradient(
 def same_size_groups(tasks: Task | Sequence[Task]) -> list[Task]:
     """A meta-batch as a list of stacked tasks of one size; raises ValueError if empty or uneven."""
     groups = [tasks] if isinstance(tasks, Task) else list(tasks)
-    if not groups or not all(length(group) for group in groups):
+    sizes_of_groups = [{leaf.shape[0] for leaf in leaves(group)} for group in groups]
+    if not groups or any(0 in sizes for sizes in sizes_of_groups):
         raise ValueError("A meta-batch must hold at least one task: got none. Raise the number of tasks to sample.")
-    for group in groups:
-        if len(sizes := {leaf.shape[0] for leaf in leaves(group)}) > 1:
+    for sizes in sizes_of_groups:
+        if len(sizes) > 1:
             raise ValueError(
                 "The tensors of a meta-batch must lead with one number of tasks: got "
                 f"{', '.join(map(str, sorted(sizes)))}. Stack tasks of one size; pass several sizes as a list."

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from fewstep.core.tracing import is_recording_for_compiler
+
 Normalization: TypeAlias = Literal["transductive", "support", "running"]
 """Whose statistics batch normalisation uses.
 
@@ -56,23 +58,31 @@ class TaskNorm(nn.Module):
             return self._normalize(inputs, cast("Tensor", self.running_mean), cast("Tensor", self.running_var))
         if self.given is not None:
             return self._normalize(inputs, *self.given)
+        axes = [axis for axis in range(inputs.dim()) if axis != 1]
+        if is_recording_for_compiler():
+            variance, mean = torch.var_mean(inputs, axes, correction=0)
+            if self.records:
+                self._record(mean, variance)
+            return self._normalize(inputs, mean, variance)
         if self.records:
-            if self.seen is not None:
-                raise ValueError(
-                    "Statistics of a support set need batch-normalisation layers that run once in a forward pass: "
-                    f"layer {self.name!r} runs again. Give each place a layer of its own, or choose 'transductive'."
-                )
-            axes = [axis for axis in range(inputs.dim()) if axis != 1]
-            self.seen = (inputs.mean(axes), inputs.var(axes, correction=0))
+            self._record(inputs.mean(axes), inputs.var(axes, correction=0))
         return nn.functional.batch_norm(inputs, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    def _record(self, mean: Tensor, variance: Tensor) -> None:
+        if self.seen is not None:
+            raise ValueError(
+                "Statistics of a support set need batch-normalisation layers that run once in a forward pass: "
+                f"layer {self.name!r} runs again. Give each place a layer of its own, or choose 'transductive'."
+            )
+        self.seen = (mean, variance)
 
     def _normalize(self, inputs: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         # Written out, because nn.functional.batch_norm is not differentiable in given statistics.
+        shape = (1, -1) + (1,) * (inputs.dim() - 2)
         scale = (variance + self.eps).rsqrt()
         scale = scale if self.weight is None else scale * self.weight
-        shift = -mean * scale if self.bias is None else self.bias - mean * scale
-        shape = (1, -1) + (1,) * (inputs.dim() - 2)
-        return inputs * scale.view(shape) + shift.view(shape)
+        normalized = (inputs - mean.view(shape)) * scale.view(shape)
+        return normalized if self.bias is None else normalized + self.bias.view(shape)
 
 
 class _WeightNorm(nn.Module):

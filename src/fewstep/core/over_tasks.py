@@ -7,12 +7,13 @@ compute the same numbers to rounding; they differ in speed and memory, and in th
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewstep.core.tracing import record
-from fewstep.core.trees import index, leaves, length, signature, stack
+from fewstep.core.running import Run, plain
+from fewstep.core.trees import chunks, concatenate, index, length, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,67 +22,46 @@ if TYPE_CHECKING:
 
     Mappable = Callable[[Any, Any], Any]
 
-_RECORDINGS = 16
-"""Sizes of inputs to record; further ones run as they are. Ragged tasks come in any number of sizes."""
-
 log = logging.getLogger(__name__)
 
 
-def vectorized(chunk_size: int | None = None) -> OverTasks:
+def vectorized(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
     """All tasks, or chunks of them, as one batched computation (`torch.vmap`). Needs a vmap rule for every operation.
 
     Args:
         chunk_size: Tasks computed together: bounds memory. None takes all.
+        run: How the batched computation runs, for instance `traced`.
     """
 
+    @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Mappable) -> Mappable:
-        return torch.vmap(function, in_dims=(None, 0), chunk_size=chunk_size, randomness="different")
+        batched = run(torch.vmap(function, in_dims=(None, 0), randomness="different"))
 
-    return over
-
-
-def sequential() -> OverTasks:
-    """One task after the other: runs every module, and holds the graph of one task at a time."""
-
-    def over(function: Mappable) -> Mappable:
         def mapped(shared: Any, tasks: Any) -> Any:
-            return stack([function(shared, index(tasks, i)) for i in range(length(tasks))])
+            return concatenate([batched(shared, chunk) for chunk in chunks(tasks, chunk_size)])
 
         return mapped
 
     return over
 
 
-def traced(over: OverTasks) -> OverTasks:
-    """Records the tensor operations of the first call for each structure of inputs, then replays them.
-
-    The replay runs the same operations, bit for bit, without the cost of Python, `torch.func` and the module's own
-    code around each: for small networks that cost is most of the time. It repeats what the first call did, so it is
-    only for functions that depend on nothing but their arguments: no counters, schedules or branches on Python state.
+def sequential(run: Run = plain) -> OverTasks:
+    """One task after the other: runs every module, and holds the graph of one task at a time.
 
     Args:
-        over: How the recorded call maps over tasks.
+        run: How the computation for one task runs.
     """
-    recorded: dict[Any, Mappable] = {}
 
-    def traced_over(function: Mappable) -> Mappable:
-        mapped = over(function)
+    @cache  # what was recorded or compiled for a function serves each time that it is mapped
+    def over(function: Mappable) -> Mappable:
+        single = run(function)
 
-        def replay(shared: Any, tasks: Any) -> Any:
-            key = (function, signature((shared, tasks)))
-            if key not in recorded and len(recorded) == _RECORDINGS:
-                return mapped(shared, tasks)
-            if key not in recorded:
-                devices = {leaf.device for leaf in leaves((shared, tasks)) if leaf.is_cuda}
-                with cast("Any", torch.random).fork_rng(
-                    devices
-                ):  # the replay draws the random numbers, not the recording
-                    recorded[key] = record(mapped, shared, tasks)
-            return recorded[key](shared, tasks)
+        def mapped(shared: Any, tasks: Any) -> Any:
+            return stack([single(shared, index(tasks, i)) for i in range(length(tasks))])
 
-        return replay
+        return mapped
 
-    return traced_over
+    return over
 
 
 class _Auto:
@@ -110,14 +90,13 @@ class _Auto:
         return mapped
 
 
-def auto(chunk_size: int | None = None, *, trace: bool = False) -> OverTasks:
+def auto(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
     """Vectorized where every operation of the model has a vmap rule, else sequential (LSTM and GRU have none).
 
     The choice follows from the model alone, never from a timing: two runs with one seed execute alike.
 
     Args:
         chunk_size: Tasks computed together when vectorized.
-        trace: Whether to replay the vectorized computation, see `traced`.
+        run: How the vectorized computation runs.
     """
-    over = vectorized(chunk_size)
-    return _Auto(traced(over) if trace else over)
+    return _Auto(vectorized(chunk_size, run))

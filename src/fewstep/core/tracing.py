@@ -5,6 +5,7 @@ The nodes of `torch.fx` are typed as anything: their attributes depend on the op
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
 _aten: Any = torch.ops.aten
 _RESHAPES = (_aten.view.default, _aten._unsafe_view.default)
 _ALIASES = (_aten.alias.default, _aten.detach.default)
+_for_compiler: ContextVar[bool] = ContextVar("recording for a compiler", default=False)
 
 
-def record(function: Callable[..., Any], *args: Any) -> GraphModule:
+def is_recording_for_compiler() -> bool:
+    """Whether operations are being recorded to be compiled: then many small ones, which fuse, beat one large."""
+    return _for_compiler.get()
+
+
+def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False) -> GraphModule:
     """The tensor operations that a function performs on these arguments, as a callable of the same arguments.
 
     Derivatives and maps of `torch.func` become plain operations. What remains is without those that only rename or
@@ -29,11 +36,16 @@ def record(function: Callable[..., Any], *args: Any) -> GraphModule:
     Args:
         function: Depends on nothing but its arguments.
         *args: Trees of tensors.
+        for_compiler: Whether the recording will be compiled, see `is_recording_for_compiler`.
 
     Returns:
         The recorded operations; valid for arguments of the same structure, shapes, types and device.
     """
-    recorded = make_fx(function)(*args)
+    token = _for_compiler.set(for_compiler)
+    try:
+        recorded = make_fx(lambda *given: function(*given))(*args)  # it reads the signature of what it is given
+    finally:
+        _for_compiler.reset(token)
     while sum(_simplify(node) for node in recorded.graph.nodes):
         recorded.graph.eliminate_dead_code()
     recorded.recompile()

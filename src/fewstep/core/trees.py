@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 def _is_dict(tree: Any) -> TypeGuard[dict[Any, Any]]:
@@ -30,6 +30,8 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     Returns:
         A tree of the same structure.
     """
+    if isinstance(tree, Tensor):  # first, because this runs in every iteration
+        return function(tree, *others)
     if _is_dict(tree):
         return {key: tree_map(function, branch, *(o[key] for o in others)) for key, branch in tree.items()}
     if _is_sequence(tree):
@@ -39,16 +41,22 @@ def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     return function(tree, *others)
 
 
-def leaves(tree: Any) -> Iterator[Tensor]:
+def leaves(tree: Any) -> list[Tensor]:
     """Every tensor of the tree, in the order of its keys and fields."""
-    if _is_dict(tree):
+    found: list[Tensor] = []
+    _collect(tree, found)
+    return found
+
+
+def _collect(tree: Any, found: list[Tensor]) -> None:
+    if isinstance(tree, Tensor):  # first, because this runs in every iteration
+        found.append(tree)
+    elif _is_dict(tree):
         for branch in tree.values():
-            yield from leaves(branch)
+            _collect(branch, found)
     elif _is_sequence(tree):
         for branch in tree:
-            yield from leaves(branch)
-    elif isinstance(tree, Tensor):
-        yield tree
+            _collect(branch, found)
 
 
 def mean(tree: Any) -> Any:
@@ -88,6 +96,20 @@ def index(tree: Any, i: int) -> Any:
     return tree_map(entry, tree)
 
 
+def chunks(tree: Any, size: int | None) -> list[Any]:
+    """The tree in pieces of at most `size` along the leading axis that every leaf has; None: in one piece."""
+    if size is None or size >= length(tree):
+        return [tree]
+
+    def piece(start: int) -> Any:
+        def part(leaf: Any) -> Any:
+            return leaf[start : start + size] if isinstance(leaf, Tensor) else leaf
+
+        return tree_map(part, tree)
+
+    return [piece(start) for start in range(0, length(tree), size)]
+
+
 def stack(trees: list[Any]) -> Any:
     """The trees as one, with a new leading axis on every leaf."""
     return tree_map(lambda *same: torch.stack(same) if isinstance(same[0], Tensor) else same[0], *trees)
@@ -95,18 +117,22 @@ def stack(trees: list[Any]) -> Any:
 
 def concatenate(trees: list[Any]) -> Any:
     """The trees as one, joined along the leading axis that every leaf has."""
-    return trees[0] if len(trees) == 1 else tree_map(lambda *same: torch.cat(same), *trees)
+    if len(trees) == 1:
+        return trees[0]
+    return tree_map(lambda *same: torch.cat(same) if isinstance(same[0], Tensor) else same[0], *trees)
 
 
 def length(tree: Any) -> int:
     """The size of the leading axis, which every leaf shares: the number of tasks, or of examples."""
-    return next(leaves(tree)).shape[0]
+    return leaves(tree)[0].shape[0]
 
 
 def signature(tree: Any) -> Any:
     """All of a tree but the numbers in its tensors, as a key for a dict."""
+    if isinstance(tree, Tensor):
+        return (tree.shape, tree.dtype, tree.device)
     if _is_dict(tree):
-        return tuple((key, signature(branch)) for key, branch in tree.items())
+        return tuple([(key, signature(branch)) for key, branch in tree.items()])
     if _is_sequence(tree):
-        return (type(tree), *(signature(branch) for branch in tree))
-    return (tree.shape, tree.dtype, tree.device) if isinstance(tree, Tensor) else repr(tree)
+        return (type(tree), *[signature(branch) for branch in tree])
+    return repr(tree)

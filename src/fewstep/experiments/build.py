@@ -15,6 +15,8 @@ from fewstep.core import algorithms
 from fewstep.core.over_tasks import auto, sequential, vectorized
 from fewstep.core.rng import derived_seed
 from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Only, Sgd, UpdateRule
+from fewstep.core.running import Run, compiled, plain, traced
+from fewstep.core.stepwise import outer_gradients, stepwise
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.config import (
     Averaging,
@@ -270,6 +272,7 @@ def build_learner(
                 metrics=metrics,
                 device=device,
             )
+        over_tasks, run = _execution(recipe)
         return SupervisedLearner(
             model,
             loss,
@@ -281,7 +284,8 @@ def build_learner(
             loss_scale=_loss_scale(recipe),
             clip_value=recipe.meta.clip_value,
             clip_norm=recipe.meta.clip_norm,
-            over_tasks=_over_tasks(recipe),
+            over_tasks=over_tasks,
+            run=run,
             device=device,
         )
     except ValueError as error:
@@ -353,14 +357,37 @@ def _schedule(
     return None
 
 
-def _over_tasks(recipe: Recipe) -> OverTasks:
-    execution = recipe.execution
-    if execution.over_tasks == "sequential":
-        return sequential()
-    if execution.over_tasks == "vectorized":
-        return vectorized(execution.chunk_size)
-    # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
-    # where few sizes of tasks come again and again.
-    ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
-    own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
-    return auto(execution.chunk_size, trace=own and not ragged)
+_LARGE_IMAGE = 64
+"""Pixels from which tasks of images run one after the other: one fills the cores, all would fill the memory."""
+
+
+def _execution(recipe: Recipe) -> tuple[OverTasks, Run]:
+    """How tasks are mapped, and how the meta-gradient as a whole runs."""
+    chosen = recipe.execution
+    if chosen.over_tasks == "sequential":
+        others = sequential()
+    elif chosen.over_tasks == "vectorized":
+        others = vectorized(chosen.chunk_size)
+    else:
+        # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays
+        # only where few sizes of tasks come again and again.
+        ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
+        own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
+        others = auto(chosen.chunk_size, traced if own and not ragged else plain)
+    if chosen.compile and recipe.model.kind == "mlp" and not chosen.remat and chosen.over_tasks != "sequential":
+        # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
+        return outer_gradients(vectorized(chosen.chunk_size), others), compiled()
+    if not (chosen.compile or chosen.remat):
+        return others, plain
+    one_by_one = chosen.over_tasks == "sequential" or _image_size(recipe) >= _LARGE_IMAGE
+    run = compiled() if chosen.compile else plain
+    # Forward derivatives are tested for our convolutional network and cross-entropy.
+    forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
+    over_tasks = stepwise(
+        vectorize=not one_by_one, chunk_size=chosen.chunk_size, run=run, forward_mode=forward, others=others
+    )
+    return over_tasks, plain
+
+
+def _image_size(recipe: Recipe) -> int:
+    return omniglot.SIZE if isinstance(recipe.tasks, OmniglotTasks) else 0

@@ -262,12 +262,21 @@ class Execution(_Section):
     chunk_size: PositiveInt | None = None
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """Threads inside operations; by default torch's choice. Small networks are fastest with 1."""
+    compile: bool = False
+    """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
+    and loss are fewstep's own and the run is long enough to pay for it."""
+    remat: bool = False
+    """Compute inner steps again rather than keep them (`core.stepwise`): memory hardly grows with their number."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.chunk_size is not None and self.over_tasks == "sequential":
             raise ValueError("execution.chunk_size goes with 'auto' and 'vectorized'")
         return self
+
+
+_PAYS_TO_COMPILE = {"mlp": 20_000, "convnet": 2_000}
+"""Iterations from which compiling saves more time than it takes, by the kind of model."""
 
 
 class Recipe(_Section):
@@ -298,6 +307,12 @@ class Recipe(_Section):
             raise ValueError("model.kind = 'mlp' needs tasks of vectors: use 'convnet', or 'custom' and pass a module")
         if self.normalization == "running" and self.model.kind != "custom":
             raise ValueError("normalization = 'running' needs a pretrained module of your own (model.kind = 'custom')")
+        own = self.model.kind != "custom" and self.loss.kind != "custom"
+        if self.execution.compile and not own:
+            raise ValueError(
+                "execution.compile = true is for models and losses of fewstep's own: for yours, build a "
+                "SupervisedLearner with over_tasks=stepwise(run=compiled()), from fewstep.core.stepwise and .running"
+            )
         if isinstance(self.algorithm, MetaAlgorithm):
             learned = self.algorithm.kind == "meta_sgd" or self.algorithm.rule == "learned_sgd"
             if self.evaluate.tune_inner_lr and learned:
@@ -323,6 +338,8 @@ class Recipe(_Section):
             "loss.scale": self.loss.scale != 1.0,
             "execution.over_tasks": self.execution.over_tasks != "auto",
             "execution.chunk_size": self.execution.chunk_size is not None,
+            "execution.compile": self.execution.compile,
+            "execution.remat": self.execution.remat,
         }
         if any(ignored.values()):
             named = ", ".join(key for key, given in ignored.items() if given)
@@ -488,6 +505,27 @@ def _fill_in(values: dict[str, Any]) -> None:
         natural = {"sinusoid": "mse", "table": "mse", "omniglot": "cross_entropy"}.get(str(tasks.get("kind")))
         if natural:
             loss["kind"] = natural
+    _fill_in_compile(values)
+
+
+def _fill_in_compile(values: dict[str, Any]) -> None:
+    """Whether to compile follows from the recipe alone, so that a run executes alike wherever it goes on."""
+
+    def value(section: str, key: str, default: Any = None) -> Any:
+        found = values.get(section, {})
+        return found.get(key, default) if isinstance(found, dict) else None
+
+    execution = values.setdefault("execution", {})
+    if not isinstance(execution, dict) or "compile" in execution:
+        return
+    least = _PAYS_TO_COMPILE.get(str(value("model", "kind")))
+    iterations = value("meta", "iterations", Meta().iterations)
+    meta_learns = value("algorithm", "kind") != "averaging"
+    one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
+    by_default = value("loss", "kind") != "custom" and execution.get("over_tasks", "auto") == "auto"
+    execution["compile"] = bool(
+        least and isinstance(iterations, int) and iterations >= least and meta_learns and one_size and by_default
+    )
 
 
 def _explain(where: str, error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shlex
 import sys
@@ -74,7 +75,7 @@ def train(
         FewstepError: One of its kinds, each with what to do about it.
     """
     path = Path(out)
-    settings = with_recorded_iterations(path, settings) if resume else settings
+    settings = with_recorded_choices(path, settings) if resume else settings
     loaded = load_recipe(recipe_values(recipe) if isinstance(recipe, Recipe) else recipe, settings)
     existing = existing_run(path, loaded, resume)
     if existing is not None and existing.is_finished and not differing_keys(loaded, recipe_of(existing)):
@@ -105,15 +106,19 @@ def train(
     return run
 
 
-def with_recorded_iterations(path: Path, settings: Iterable[str]) -> list[str]:
-    """The settings of a resume: as many iterations as the run was begun with, unless they say otherwise."""
+def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
+    """The settings of a resume: iterations, and what follows from them, as recorded unless they say otherwise."""
     chosen = list(settings)
-    if any(setting.replace(" ", "").startswith("meta.iterations=") for setting in chosen):
-        return chosen
     if "config.json" not in contents(path):
         return chosen
-    recorded = recipe_of(RunFolder(path)).meta.iterations
-    return [*chosen, f"meta.iterations={recorded}"]
+    recorded = recipe_of(RunFolder(path))
+    for key, value in (
+        ("meta.iterations", recorded.meta.iterations),
+        ("execution.compile", json.dumps(recorded.execution.compile)),
+    ):
+        if not any(setting.replace(" ", "").startswith(f"{key}=") for setting in chosen):
+            chosen.append(f"{key}={value}")
+    return chosen
 
 
 def _check_evaluation(recipe: Recipe, data: Data) -> None:

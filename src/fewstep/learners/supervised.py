@@ -16,6 +16,7 @@ from fewstep.core.functional import FunctionalModule, Normalization, Statistics
 from fewstep.core.meta import meta_gradient, same_size_groups
 from fewstep.core.over_tasks import auto
 from fewstep.core.rules import check_rule, selected
+from fewstep.core.running import Run, plain
 from fewstep.core.trees import concatenate, index, leaves, to_device
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
 from fewstep.errors import NonFiniteError
@@ -76,6 +77,7 @@ class SupervisedLearner:
         clip_value: Bound on every element of the meta-gradient (the paper's MiniImagenet: 10).
         clip_norm: Bound on the norm of the meta-gradient.
         over_tasks: How the map over tasks is executed.
+        run: How the meta-gradient as a whole runs: small networks are fastest `compiled()`.
         device: Where parameters and computation live.
 
     Raises:
@@ -96,6 +98,7 @@ class SupervisedLearner:
         clip_value: float | None = None,
         clip_norm: float | None = None,
         over_tasks: OverTasks | None = None,
+        run: Run = plain,
         device: torch.device | str = "cpu",
     ) -> None:
         second_order = algorithm.rule.second_order and algorithm.steps > 0
@@ -112,8 +115,9 @@ class SupervisedLearner:
         self._clip_value, self._clip_norm = clip_value, clip_norm
         self._over_tasks = over_tasks or auto()
         self._task_gradient = algorithm.gradient(self._support_loss, self._query_loss, algorithm.rule, algorithm.steps)
+        self._meta_gradient = run(self._mean_gradient)
         self._curves: dict[tuple[int, Normalization], Callable[[MetaParams, Task], dict[str, list[Tensor]]]] = {}
-        self._leaves = list(leaves(self.meta))
+        self._leaves = leaves(self.meta)
         self._optimizer = (optimizer or adam())(self._leaves)
         self._schedule = schedule(self._optimizer) if schedule else None
         self._checked = False
@@ -132,10 +136,8 @@ class SupervisedLearner:
         """
         tasks = self._prepared(tasks)
         self.module.train()
-        gradient, losses = meta_gradient(self._task_gradient, self.meta, tasks, self._over_tasks)  # lines 5-9
-        gradients = list(leaves(gradient))
-        norm = torch.nn.utils.get_total_norm(gradients)
-        loss = losses.mean().item()
+        gradients, norm, mean_loss = self._meta_gradient(self.meta, tasks)  # lines 5-9
+        loss = mean_loss.item()
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             self._raise_non_finite(tasks)
         self._meta_update(gradients, norm)  # line 10
@@ -234,6 +236,13 @@ class SupervisedLearner:
             for name, value in own.items():
                 value.copy_(new[name])
 
+    def _mean_gradient(self, meta: MetaParams, tasks: list[Task]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The leaves of the meta-gradient, its norm, and the mean query loss."""
+        gradient, losses = meta_gradient(self._task_gradient, meta, tasks, self._over_tasks)
+        gradients = leaves(gradient)
+        norm = torch.stack([leaf.square().sum() for leaf in gradients]).sum().sqrt()
+        return gradients, norm, losses.mean()
+
     def _support_loss(self, params: Params, support: Batch) -> Tensor:
         return self._loss_scale * self._loss(self.module(params, support.inputs), support.targets)
 
@@ -276,7 +285,8 @@ class SupervisedLearner:
         groups = same_size_groups(tasks)
         if self.device.type != "cpu":
             groups = [to_device(group, self.device) for group in groups]
-        self._check_module(index(groups[0], 0).support.inputs)
+        if not self._checked:
+            self._check_module(index(groups[0], 0).support.inputs)
         return groups
 
     def _check_module(self, inputs: Any) -> None:

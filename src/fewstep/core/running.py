@@ -1,0 +1,149 @@
+"""How a function of tensors runs: as it is, replayed from a recording, or compiled.
+
+A `Run` takes a function of trees of tensors and gives one with the same results. Recordings repeat what the first
+call did, so they are only for functions that depend on nothing but their arguments: no counters, schedules or branches
+on Python state.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import torch
+
+from fewstep.core.tracing import record
+from fewstep.core.trees import leaves, signature, tree_map
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+Function: TypeAlias = Callable[..., Any]
+Run: TypeAlias = Callable[[Function], Function]
+
+_RECORDINGS = 16
+"""Sizes of inputs to record; further ones run as they are. Ragged tasks come in any number of sizes."""
+
+_TOLERANCE = 5e-3
+"""Relative error that a compiled function may have beside eager, over all of its results together, on one of
+`_ATTEMPTS` inputs.
+
+Rounding flips a ReLU or a maximum here and there, which can make two correct float32 runs part at 1e-2, but not on
+every input; the miscompiled convolutions that this guards against are off by 1e-2 and more on all of them.
+"""
+_ATTEMPTS = 5
+
+_compile: Any = cast("Any", torch).compile
+
+log = logging.getLogger(__name__)
+
+
+def plain(function: Function) -> Function:
+    """As it is."""
+    return function
+
+
+def traced(function: Function) -> Function:
+    """Records the tensor operations of the first call for each structure of inputs, then replays them.
+
+    The replay runs the same operations, bit for bit, without the cost of Python, `torch.func` and the module's own
+    code around each: for small networks that cost is most of the time.
+    """
+
+    def prepared(*args: Any) -> Function:
+        return _recorded(function, args, for_compiler=False)
+
+    return _prepared_once(function, prepared)
+
+
+def compiled() -> Run:
+    """Records like `traced`, and compiles the recording: the passes over memory between the products are fused.
+
+    Compiling takes seconds to a minute for each structure of inputs, once for each machine: torch keeps what it
+    compiled. Each compiled function is compared with the function itself on its first inputs; where they disagree, or
+    where there is no compiler, the function runs as it is, with one line in the log.
+
+    Returns:
+        A `Run` that compiles recordings of the same operations once: steps that do the same share one.
+    """
+    by_code: dict[str, Function] = {}
+    warn = cache(log.warning)  # once for each reason, not for each part
+
+    def run(function: Function) -> Function:
+        def prepared(*args: Any) -> Function:
+            recording = _recorded(function, args, for_compiler=True)
+            code = recording.code if not any(True for _ in recording.buffers()) else f"{id(recording)}"
+            if code not in by_code:
+                by_code[code] = _compiled(recording, function, args, warn)
+            return by_code[code]
+
+        return _prepared_once(function, prepared)
+
+    return run
+
+
+def _compiled(recording: GraphModule, function: Function, args: tuple[Any, ...], warn: Callable[..., None]) -> Function:
+    slower = "it runs as it is, which is slower and otherwise the same"
+    try:
+        # Layout optimisation miscompiles convolutions whose weights are mapped over (torch 2.13, CPU).
+        options = {"layout_optimization": False, "cpp_wrapper": True}
+        fast: Function = _compile(recording.forward, dynamic=False, options=options)
+        error = _least_error(fast, function, args)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as failure:  # whatever a compiler may raise
+        reason = (str(failure).strip() or type(failure).__name__).partition("\n")[0]
+        warn("The meta-gradient is not compiled (%s): %s", reason, slower)
+        return function
+    if not error < _TOLERANCE:
+        warn("A part of the meta-gradient is off by %.1e when compiled: %s", error, slower)
+        return function
+    return fast
+
+
+def _prepared_once(function: Function, prepare: Callable[..., Function]) -> Function:
+    known: dict[Any, Function] = {}
+
+    def run(*args: Any) -> Any:
+        key = signature(args)
+        if key not in known:
+            if len(known) == _RECORDINGS:
+                return function(*args)
+            known[key] = prepare(*args)
+        return known[key](*args)
+
+    return run
+
+
+def _recorded(function: Function, args: tuple[Any, ...], *, for_compiler: bool) -> GraphModule:
+    devices = {leaf.device for leaf in leaves(args) if leaf.is_cuda}
+    with cast("Any", torch.random).fork_rng(devices):  # the replay draws the random numbers, not the recording
+        return record(function, *args, for_compiler=for_compiler)
+
+
+def _least_error(fast: Function, slow: Function, args: tuple[Any, ...]) -> float:
+    """The least relative error on the arguments and, while it is too large, on others near them."""
+    stream = torch.Generator().manual_seed(0)
+    least = _relative_error(fast(*args), slow(*args))
+    for _ in range(_ATTEMPTS - 1):
+        if least < _TOLERANCE:
+            break
+        near = tree_map(partial(_perturbed, stream), args)
+        least = min(least, _relative_error(fast(*near), slow(*near)))
+    return least
+
+
+def _perturbed(stream: torch.Generator, leaf: Any) -> Any:
+    if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
+        return leaf
+    return leaf * (1 + 0.01 * torch.randn(leaf.shape, generator=stream).to(leaf))
+
+
+def _relative_error(results: Any, expected: Any) -> float:
+    """||results - expected|| / ||expected||, over all tensors together."""
+    pairs = list(zip(leaves(results), leaves(expected), strict=True))
+    difference = math.fsum((a.double() - b).square().sum().item() for a, b in pairs)
+    return math.sqrt(difference / (math.fsum(b.double().square().sum().item() for _, b in pairs) or 1.0))
