@@ -210,3 +210,31 @@ def test_an_impossible_evaluation_is_refused_like_a_recipe(tmp_path):
             fewstep.evaluate(run, **asked)
     with pytest.raises(RecipeError, match="cannot be evaluated with 'running'"):
         fewstep.evaluate(run, normalization="running")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "compiles"),
+    [
+        ("sinusoid-10shot", [], True),  # 70,000 iterations
+        ("sinusoid-10shot", ["meta.iterations=19_999"], False),
+        ("sinusoid-10shot", ["meta.iterations=100", "execution.compile=true"], True),
+        ("sinusoid-10shot", ["execution.compile=false"], False),
+        ("sinusoid-10shot", ["execution.over_tasks=sequential"], False),
+        ("sinusoid-averaging", [], False),
+        ("omniglot-5way-1shot", [], True),
+        ("omniglot-5way-1shot", ["meta.iterations=1_999"], False),
+        ("dose-response", ["meta.iterations=100_000", "tasks.queries=5"], True),
+    ],
+)
+def test_a_run_is_compiled_where_it_is_long_enough_to_pay_for_it(name, settings, compiles):
+    recipe = load_recipe(name, settings)
+    assert recipe.execution.compile is compiles
+    assert recipe_values(recipe)["execution"]["compile"] is compiles  # stored in the run
+
+
+def test_a_model_of_the_users_own_is_not_compiled_from_a_recipe():
+    custom = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
+    values = custom | {"algorithm": {"kind": "maml"}, "meta": {"iterations": 10**6}}
+    assert load_recipe(values).execution.compile is False
+    with pytest.raises(RecipeError, match=r"execution\.compile = true is for models and losses of fewstep's own"):
+        load_recipe(values, ["execution.compile=true"])

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 import fewstep
 from fewstep.core.types import Batch, Task
 from fewstep.errors import Interrupted, NonFiniteError, RunError
+from fewstep.experiments import train_run
+from fewstep.experiments.config import load_recipe
 from fewstep.training import checkpoint, loop
 from fewstep.training.records import RunFolder, locked
 
@@ -27,6 +29,8 @@ TINY = [
     "model.hidden=[8]",
     "evaluate.tasks=10",
 ]
+
+USED = ("seconds", "peak_memory_mib")  # of the machine, not of the training
 
 
 def train(out, *settings, recipe="sinusoid-10shot", **how):
@@ -46,7 +50,7 @@ def assert_identical(one, other):
 def test_one_seed_gives_one_result_bit_for_bit(tmp_path):
     runs = [train(tmp_path / name, "meta.iterations=6") for name in "ab"]
     assert_identical(*runs)
-    timeless = [[{k: v for k, v in r.items() if k != "seconds"} for r in run.metrics()] for run in runs]
+    timeless = [[{k: v for k, v in r.items() if k not in USED} for r in run.metrics()] for run in runs]
     assert timeless[0] == timeless[1]
 
 
@@ -84,7 +88,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, number, schedul
     assert not RunFolder(tmp_path / "parts").is_finished
     resumed = train(tmp_path / "parts", *settings, resume=True)
     assert_identical(whole, resumed)
-    keep = lambda run: [{k: v for k, v in r.items() if k != "seconds"} for r in run.metrics()]  # noqa: E731
+    keep = lambda run: [{k: v for k, v in r.items() if k not in USED} for r in run.metrics()]  # noqa: E731
     assert keep(whole) == keep(resumed)
 
 
@@ -478,3 +482,36 @@ def test_targets_of_another_shape_are_refused_instead_of_broadcast(tmp_path):
     scale = fewstep.standardization(fewstep.train("dose-response", out=tmp_path / "table", settings=small))
     with pytest.raises(ValueError, match="unsqueeze"):
         scale.standardize(Batch(torch.zeros(5, 1), torch.zeros(5)))
+
+
+def test_records_say_how_much_memory_the_run_has_used(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    (record,) = (r for r in run.metrics() if r["split"] == "train")
+    assert 20 < record["peak_memory_mib"] < 100_000  # what Python with torch takes, at least
+
+
+def test_a_resume_for_more_iterations_executes_as_the_run_was_begun(tmp_path):
+    train(tmp_path / "run", "meta.iterations=4")
+    settings = train_run.with_recorded_choices(tmp_path / "run", ["meta.iterations=50_000"])
+    assert load_recipe("sinusoid-10shot", settings).execution.compile is False
+    assert load_recipe("sinusoid-10shot", ["meta.iterations=50_000"]).execution.compile is True
+
+
+@pytest.mark.parametrize("settings", [["execution.remat=true"], ["execution.remat=true", "execution.chunk_size=3"]])
+def test_recomputed_steps_train_to_the_same(tmp_path, settings):
+    common = ["meta.iterations=4", "algorithm.steps=3"]
+    plain, recomputed = train(tmp_path / "plain", *common), train(tmp_path / "recomputed", *common, *settings)
+    one, other = final(plain), final(recomputed)
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+    assert fewstep.evaluate(recomputed, tasks=5)
+
+
+def test_a_compiled_run_trains_to_the_same_and_resumes_bit_for_bit(tmp_path):
+    compiled = [*TINY, "execution.compile=true"]
+    whole = fewstep.train("sinusoid-10shot", out=tmp_path / "whole", settings=[*compiled, "meta.iterations=6"])
+    parts = tmp_path / "parts"
+    fewstep.train("sinusoid-10shot", out=parts, settings=[*compiled, "meta.iterations=3"])
+    resumed = fewstep.train("sinusoid-10shot", out=parts, settings=[*compiled, "meta.iterations=6"], resume=True)
+    assert_identical(whole, resumed)
+    eager = final(train(tmp_path / "eager", "meta.iterations=6"))
+    assert all(torch.allclose(eager[name], value, atol=1e-5) for name, value in final(whole).items())

@@ -66,6 +66,7 @@ def load_data(
     folder: Path | None = None,
     custom: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
     stored: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> Data:
     """Load what the recipe's tasks are drawn from.
 
@@ -74,6 +75,7 @@ def load_data(
         folder: Where data sets lie, for the kinds that have one.
         custom: A distribution for every split, or one for each, for `tasks.kind = "custom"`.
         stored: The record of an earlier load, as a run keeps it; its split and standardisation are used again.
+        device: Where images are kept, as bytes: tasks are gathered where the learner computes.
 
     Raises:
         DataError: Data are missing or damaged, or not those of the record.
@@ -88,7 +90,7 @@ def load_data(
     if isinstance(tasks, SinusoidTasks):
         data = _sinusoid_data(tasks)
     elif isinstance(tasks, OmniglotTasks):
-        data = _omniglot_data(tasks, folder)
+        data = _omniglot_data(tasks, folder, device)
     elif isinstance(tasks, TableTasks):
         data = _table_data(tasks, stored)
     else:
@@ -109,13 +111,13 @@ def _sinusoid_data(tasks: SinusoidTasks) -> Data:
     return Data(distribution, {})
 
 
-def _omniglot_data(tasks: OmniglotTasks, folder: Path | None) -> Data:
+def _omniglot_data(tasks: OmniglotTasks, folder: Path | None, device: str) -> Data:
     images = omniglot.load_omniglot(folder)
     splits: dict[str, Tensor] = {}
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         if split not in splits:
-            splits[split] = omniglot.omniglot_split(images, split)
+            splits[split] = omniglot.omniglot_split(images, split).to(device)
         try:
             return FewShot(splits[split], tasks.ways, shots or tasks.shots, queries or tasks.queries, tasks.rotate)
         except ValueError as error:

@@ -14,6 +14,7 @@ from fewstep.experiments.config import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
     as_many_as_there_are,
+    checked_device,
     load_learner,
     open_run,
     recipe_of,
@@ -86,7 +87,7 @@ def evaluate(
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
     stored = stored_data(folder)
     where = data or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
-    loaded = load_data(recipe, Path(where) if where else None, task_distribution, stored)
+    loaded = load_data(recipe, Path(where) if where else None, task_distribution, stored, checked_device(device))
 
     def learner_with(inner_lr: float) -> BuiltLearner:
         return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device, inner_lr=inner_lr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -24,6 +25,7 @@ from fewstep.experiments.runs import (
     stored_data,
     threads_of,
 )
+from fewstep.tasks.omniglot import cache_folder
 from fewstep.training import loop
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import RunFolder, contents, locked, read_json, write_json
@@ -81,8 +83,10 @@ def train(
     if existing is not None and existing.is_finished and not differing_keys(loaded, recipe_of(existing)):
         return existing
     stored = stored_data(existing) if existing else None
-    loaded_data = load_data(loaded, Path(data) if data else None, tasks, stored)
-    learner = build_learner(loaded, module=model, loss=loss, device=checked_device(device))
+    device = checked_device(device)
+    loaded_data = load_data(loaded, Path(data) if data else None, tasks, stored, device)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))  # later runs start at once
+    learner = build_learner(loaded, module=model, loss=loss, device=device)
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_evaluation(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -156,9 +157,22 @@ def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: 
 
 def _record(run: RunFolder, iteration: int, progress: _Progress, seconds: float) -> None:
     means = {name: total / progress.count for name, total in progress.sums.items()}
-    run.append_metrics({"iteration": iteration, "split": "train", **means, "seconds": round(seconds, 3)})
+    used = {"seconds": round(seconds, 3), "peak_memory_mib": _peak_memory_mib()}
+    run.append_metrics({"iteration": iteration, "split": "train", **means, **used})
     progress.sums.clear()
     progress.count = 0
+
+
+def _peak_memory_mib() -> float | None:
+    """Of this process so far; on a GPU, of its tensors there. None where the system does not tell."""
+    if torch.cuda.is_initialized():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def _validate(
