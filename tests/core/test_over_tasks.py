@@ -15,9 +15,9 @@ from fewstep.core.rules import Adam, Clipped, LearnedSgd, Momentum, Sgd
 from fewstep.core.running import traced
 from fewstep.core.stepwise import stepwise
 from fewstep.core.trees import index, leaves
-from fewstep.core.types import MetaParams, Task
+from fewstep.core.types import Batch, MetaParams, Task
 
-from .problems import SmallNet, assert_same, draw, meta_params, regression_tasks, seeded, supervised
+from .problems import DTYPE, SmallNet, assert_same, draw, meta_params, regression_tasks, seeded, supervised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,6 +197,18 @@ def test_random_operations_follow_from_the_seed(mapping: str) -> None:
             torch.manual_seed(0)
             runs.append([mapped(model.params, TASKS), mapped(model.params, TASKS)])
     assert_same(runs[0], runs[1], atol=0, rtol=0)
+
+
+def test_a_recording_made_with_the_same_tensor_for_two_arguments_serves_for_different_ones() -> None:
+    def query_minus_support(_: Params, task: Task) -> Tensor:
+        return (task.query.inputs - task.support.inputs).sum()
+
+    over_tasks, shared = vectorized(run=traced), {"w": draw(2)}
+    same, other = draw(3, 4), draw(3, 4, seed=1)
+    batches = [Batch(inputs, inputs) for inputs in (same, other)]
+    assert_same(over_tasks(query_minus_support)(shared, Task(batches[0], batches[0])), torch.zeros(3, dtype=DTYPE))
+    differences = over_tasks(query_minus_support)(shared, Task(batches[0], batches[1]))
+    assert_same(differences, (other - same).sum(1), atol=1e-12, rtol=0)
 
 
 def test_a_traced_function_runs_its_python_once_for_each_size() -> None:

@@ -14,6 +14,7 @@ from fewstep.core.over_tasks import vectorized
 from fewstep.core.rules import Sgd
 from fewstep.core.running import compiled
 from fewstep.core.stepwise import stepwise
+from fewstep.core.tracing import record
 from fewstep.core.trees import leaves, tree_map
 
 from .problems import SmallNet, assert_same, draw, meta_params, regression_tasks, seeded, supervised
@@ -126,8 +127,8 @@ def test_batch_normalisation_is_written_out_for_the_compiler_only() -> None:
     module = seeded(lambda: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
     model = FunctionalModule(module)
     args = (model.params, draw(6, 2))
-    kept = running._recorded(model, args, for_compiler=False)
-    written_out = running._recorded(model, args, for_compiler=True)
+    kept = record(model, *args)
+    written_out = record(model, *args, for_compiler=True)
     assert "batch_norm" in kept.code
     assert "batch_norm" not in written_out.code
     assert_same(list(leaves(kept(*args))), list(leaves(written_out(*args))), atol=1e-12, rtol=0)

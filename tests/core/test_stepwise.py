@@ -46,6 +46,7 @@ def images(tasks: int, size: int) -> Task:
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("normalization", ["transductive", "support"])
 @pytest.mark.parametrize(("downsample", "pool"), [("stride", "mean"), ("max_pool", "flatten")])
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def images(tasks: int, size: int) -> Task:
     ids=["maml", "fomaml", "meta-sgd", "anil", "joint", "reptile"],
 )
 def test_forward_mode_gives_the_meta_gradient_of_our_convolutional_networks(
-    algorithm: Algorithm, downsample: Any, pool: Any, normalization: Any, vectorize: bool
+    algorithm: Algorithm, downsample: Any, pool: Any, normalization: Any, vectorize: bool, keep: bool
 ) -> None:
     def network() -> nn.Module:
         return ConvNet(3, image_size=9, filters=4, blocks=2, downsample=downsample, pool=pool, norm_gain=True)
@@ -69,13 +70,14 @@ def test_forward_mode_gives_the_meta_gradient_of_our_convolutional_networks(
     model = FunctionalModule(seeded(network), normalization)
     task_gradient = algorithm.gradient(*classification(model), algorithm.rule, algorithm.steps)
     meta, tasks = meta_params(model.params, algorithm.rule), images(3, 9)
-    over_tasks = stepwise(vectorize=vectorize, forward_mode=True)
+    over_tasks = stepwise(vectorize=vectorize, keep=keep, forward_mode=True)
     expected = meta_gradient(task_gradient, meta, tasks, sequential())
     assert_same(meta_gradient(task_gradient, meta, tasks, over_tasks), expected, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("vectorize", [True, False])
-def test_dropout_draws_the_same_numbers_in_a_step_and_in_its_derivative(vectorize: bool) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_dropout_draws_the_same_numbers_in_a_step_and_in_its_derivative(vectorize: bool, keep: bool) -> None:
     """The loss is linear in each parameter's own mask, so a mask that changed would show as a wrong factor."""
     model = FunctionalModule(seeded(lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 1, bias=False))))
     model.train()
@@ -91,7 +93,9 @@ def test_dropout_draws_the_same_numbers_in_a_step_and_in_its_derivative(vectoriz
     with torch.random.fork_rng():
         torch.manual_seed(0)
         meta = MetaParams(model.params, {})
-        gradient, losses = meta_gradient(task_gradient, meta, Task(ones, ones), stepwise(vectorize=vectorize))
+        gradient, losses = meta_gradient(
+            task_gradient, meta, Task(ones, ones), stepwise(vectorize=vectorize, keep=keep)
+        )
         after = torch.rand(())
         torch.manual_seed(0)
         masks = nn.functional.dropout(torch.ones(1, 8, dtype=DTYPE), 0.5).squeeze()

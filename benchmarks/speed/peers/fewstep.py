@@ -23,7 +23,7 @@ def execution_for(workload: Workload) -> dict[str, Any]:
     if workload.name.startswith("sinusoid"):
         return {"over_tasks": fewstep.vectorized(), "run": compiled()}
     small = workload.name.startswith("omniglot")
-    return {"over_tasks": stepwise(vectorize=small, run=compiled(), forward_mode=True)}
+    return {"over_tasks": stepwise(vectorize=small, run=compiled(), keep=True, forward_mode=True)}
 
 
 class Fewstep:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Function: TypeAlias = Callable[..., Any]
 Run: TypeAlias = Callable[[Function], Function]
 
-_RECORDINGS = 16
+RECORDINGS = 16
 """Sizes of inputs to record; further ones run as they are. Ragged tasks come in any number of sizes."""
 
 _TOLERANCE = 5e-3
@@ -54,7 +54,7 @@ def traced(function: Function) -> Function:
     """
 
     def prepared(*args: Any) -> Function:
-        return _recorded(function, args, for_compiler=False)
+        return record(function, *args)
 
     return _prepared_once(function, prepared)
 
@@ -69,16 +69,16 @@ def compiled() -> Run:
     Returns:
         A `Run` that compiles recordings of the same operations once: steps that do the same share one.
     """
-    by_code: dict[str, Function] = {}
+    known: dict[Any, Function] = {}
     warn = cache(log.warning)  # once for each reason, not for each part
 
     def run(function: Function) -> Function:
         def prepared(*args: Any) -> Function:
-            recording = _recorded(function, args, for_compiler=True)
-            code = recording.code if not any(True for _ in recording.buffers()) else f"{id(recording)}"
-            if code not in by_code:
-                by_code[code] = _compiled(recording, function, args, warn)
-            return by_code[code]
+            recording = record(function, *args, for_compiler=True)
+            key = (recording.code, *map(id, recording.buffers()), *map(id, recording.parameters()))
+            if key not in known:
+                known[key] = _compiled(recording, function, args, warn)
+            return known[key]
 
         return _prepared_once(function, prepared)
 
@@ -110,18 +110,12 @@ def _prepared_once(function: Function, prepare: Callable[..., Function]) -> Func
     def run(*args: Any) -> Any:
         key = signature(args)
         if key not in known:
-            if len(known) == _RECORDINGS:
+            if len(known) == RECORDINGS:
                 return function(*args)
             known[key] = prepare(*args)
         return known[key](*args)
 
     return run
-
-
-def _recorded(function: Function, args: tuple[Any, ...], *, for_compiler: bool) -> GraphModule:
-    devices = {leaf.device for leaf in leaves(args) if leaf.is_cuda}
-    with cast("Any", torch.random).fork_rng(devices):  # the replay draws the random numbers, not the recording
-        return record(function, *args, for_compiler=for_compiler)
 
 
 def _least_error(fast: Function, slow: Function, args: tuple[Any, ...]) -> float:

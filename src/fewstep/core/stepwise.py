@@ -1,12 +1,13 @@
 """The outer gradient one inner step at a time, backwards from the last: `core.meta` defines it, here it is executed.
 
-Of the inner loop only the parameters before each step are kept. The outer derivative goes back through one step at a
-time, computing that step again: memory does not grow with the activations of all steps, and what is compiled is one
-step, whatever their number.
+The outer derivative goes back through one step at a time, so that what is compiled is one step, whatever their number.
+Of each step are kept the parameters before it, and it is computed again for its derivative: memory does not grow with
+the activations of all steps. Or the results of its products are kept too, and only the cheap rest is computed again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -17,12 +18,13 @@ from fewstep.core.adapt import inner_step, support_gradient, updated
 from fewstep.core.meta import Displacement, QueryGradient
 from fewstep.core.over_tasks import auto
 from fewstep.core.rules import State, UpdateRule, selected
-from fewstep.core.running import Run, plain
-from fewstep.core.trees import chunks, concatenate, index, leaves, length, stack, subtract, tree_map
+from fewstep.core.running import RECORDINGS, Function, Run, plain
+from fewstep.core.stages import in_stages
+from fewstep.core.trees import chunks, concatenate, index, leaves, length, signature, stack, subtract, tree_map
 from fewstep.core.types import MetaParams, Params, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from torch import Tensor
 
@@ -31,12 +33,18 @@ if TYPE_CHECKING:
 Point: TypeAlias = tuple[Params, State, Params]
 """Where the inner loop stands: parameters, the rule's state, its learned hyper-parameters."""
 
+Pullback: TypeAlias = Callable[[Point], Point]
+Step: TypeAlias = Callable[[Point, Any], tuple[Point, Pullback]]
+Linearize: TypeAlias = Callable[[QueryGradient, int, Point, Any], tuple[Point, Pullback]]
+StepOf: TypeAlias = Callable[[QueryGradient, int, Linearize, Run, Run], Step]
+
 
 def stepwise(
     *,
     vectorize: bool = True,
     chunk_size: int | None = None,
     run: Run = plain,
+    keep: bool = False,
     forward_mode: bool = False,
     others: OverTasks | None = None,
 ) -> OverTasks:
@@ -46,6 +54,8 @@ def stepwise(
         vectorize: Whether tasks are computed together, or one after the other.
         chunk_size: Tasks computed together when vectorized: bounds memory.
         run: How a step and its derivative run: `compiled()` fuses their operations.
+        keep: Whether the results of products are kept from a step for its derivative, instead of only the parameters
+            before it: faster, with memory that grows with the steps, if less than autograd takes.
         forward_mode: Whether the inner gradient is differentiated forwards: for convolutions a quarter faster. Not
             every operation of PyTorch has a right forward derivative of its gradient, and random numbers are not
             repeated: for bundled networks and cross-entropy, or after a comparison of your own.
@@ -54,7 +64,15 @@ def stepwise(
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Any) -> Callable[[Any, Any], Any]:
-        gradient = _Stepwise(function, vectorize, run, forward_mode)
+        lift: Run = partial(torch.vmap, randomness="different") if vectorize else plain
+        if isinstance(function, Displacement):
+            gradient = _displacement(function, lift, run)
+        else:
+            step_of, linearize = (
+                _keeping if keep else _recomputing,
+                _linearized_forwards if forward_mode else _linearized,
+            )
+            gradient = _query_gradient(function, lift, run, step_of, linearize)
 
         @torch.no_grad()  # derivatives are taken inside the pieces
         def mapped(meta: MetaParams, tasks: Task) -> tuple[MetaParams, Tensor]:
@@ -77,36 +95,73 @@ def outer_gradients(over: OverTasks, others: OverTasks) -> OverTasks:
     return lambda function: (over if isinstance(function, QueryGradient | Displacement) else others)(function)
 
 
-class _Stepwise:
-    """The outer gradient of one task, or of each of several where everything leads with a `tasks` axis."""
+def _displacement(outer: Displacement, lift: Run, run: Run) -> Function:
+    start, query_loss = lift(partial(_start, outer.rule)), run(lift(outer.query_loss))
+    steps = [run(lift(partial(_step, outer, k))) for k in range(outer.steps)]
 
-    def __init__(self, gradient: QueryGradient | Displacement, vectorize: bool, run: Run, forward_mode: bool) -> None:
-        self._outer = gradient
-        lift: Run = partial(torch.vmap, randomness="different") if vectorize else plain
-        pullback = _forward_mode_pullback if forward_mode else _pullback
-        self._start = lift(partial(_start, gradient.rule))
-        self._steps = [run(lift(partial(_step, gradient, k))) for k in range(gradient.steps)]
-        self._pullbacks = [run(lift(partial(pullback, gradient, k))) for k in range(gradient.steps)]
-        self._query_loss = run(lift(gradient.query_loss))
-        self._query_gradient = run(lift(torch.func.grad_and_value(gradient.query_loss)))
-
-    def __call__(self, meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
-        point: Point = (meta.model, self._start(meta.model), meta.rule)
-        path: list[tuple[Point, _Random]] = []
-        for step in self._steps:
-            path.append((point, _Random(task)))
+    def displacement(meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
+        point: Point = (meta.model, start(meta.model), meta.rule)
+        for step in steps:
             point = step(point, task.support)
-        adapted, state, learned = point
-        if isinstance(self._outer, Displacement):
-            moved = MetaParams(subtract(meta.model, adapted), tree_map(torch.zeros_like, meta.rule))
-            return moved, self._query_loss(adapted, task)
-        gradient, losses = self._query_gradient(adapted, task)
-        cotangent: Point = (gradient, *tree_map(torch.zeros_like, (state, learned)))
-        for pullback in reversed(self._pullbacks):
-            before, random = path.pop()
-            with random.again():
-                cotangent = pullback(before, task.support, cotangent)
+        moved = MetaParams(subtract(meta.model, point[0]), tree_map(torch.zeros_like, meta.rule))
+        return moved, query_loss(point[0], task)
+
+    return displacement
+
+
+def _query_gradient(outer: QueryGradient, lift: Run, run: Run, step_of: StepOf, linearize: Linearize) -> Function:
+    start, end = lift(partial(_start, outer.rule)), run(lift(partial(_end, outer, linearize)))
+    steps = [step_of(outer, k, linearize, lift, run) for k in range(outer.steps - 1)]
+
+    def gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
+        point: Point = (meta.model, start(meta.model), meta.rule)
+        pullbacks: list[Pullback] = []
+        for step in steps:
+            point, pullback = step(point, task.support)
+            pullbacks.append(pullback)
+        cotangent, losses = end(point, task)
+        while pullbacks:  # what a step kept is freed once it has served
+            cotangent = pullbacks.pop()(cotangent)
         return MetaParams(cotangent[0], cotangent[2]), losses
+
+    return gradient
+
+
+def _recomputing(outer: QueryGradient, index: int, linearize: Linearize, lift: Run, run: Run) -> Step:
+    """A step that keeps where it began, and is made again for its derivative."""
+    step = run(lift(partial(_step, outer, index)))
+    pullback = run(lift(partial(_pullback, outer, linearize, index)))
+
+    def forward(point: Point, support: Any) -> tuple[Point, Pullback]:
+        random = _Random(support)
+
+        def back(cotangent: Point) -> Point:
+            with random.again():
+                return pullback(point, support, cotangent)
+
+        return step(point, support), back
+
+    return forward
+
+
+def _keeping(outer: QueryGradient, index: int, linearize: Linearize, lift: Run, run: Run) -> Step:
+    """A step that keeps the results of its products for its derivative; recorded once for each size of tasks."""
+    both = lift(partial(_step_and_pullback, outer, linearize, index))
+    otherwise = _recomputing(outer, index, linearize, lift, run)
+    known: dict[Any, Any] = {}
+
+    def forward(point: Point, support: Any) -> tuple[Point, Pullback]:
+        early = (point, support)
+        key = signature(early)
+        if key not in known:
+            if len(known) == RECORDINGS:
+                return otherwise(point, support)
+            known[key] = in_stages(both, early, point, run)  # the gradient at a point has the shape of the point
+        first, second = known[key]
+        after, kept = first(early)
+        return after, partial(second, early, kept)
+
+    return forward
 
 
 def _start(rule: UpdateRule, params: Params) -> State:
@@ -118,18 +173,41 @@ def _step(outer: QueryGradient | Displacement, step: int, point: Point, support:
     return (*inner_step(outer.support_loss, params, support, outer.rule, state, learned, step), learned)
 
 
-def _pullback(outer: QueryGradient | Displacement, step: int, point: Point, support: Any, cotangent: Point) -> Point:
+def _end(outer: QueryGradient, linearize: Linearize, point: Point, task: Task) -> tuple[Point, Tensor]:
+    """The outer gradient before the last inner step, and the query loss: what both need is computed once."""
+    if outer.steps == 0:
+        gradient, loss = torch.func.grad_and_value(outer.query_loss)(point[0], task)
+        return (gradient, *tree_map(torch.zeros_like, point[1:])), loss
+    last, pullback = linearize(outer, outer.steps - 1, point, task.support)
+    gradient, loss = torch.func.grad_and_value(outer.query_loss)(last[0], task)
+    return pullback((gradient, *tree_map(torch.zeros_like, last[1:]))), loss
+
+
+def _step_and_pullback(
+    outer: QueryGradient, linearize: Linearize, step: int, early: tuple[Point, Any], cotangent: Point
+) -> tuple[Point, Point]:
+    after, pullback = linearize(outer, step, *early)
+    return after, pullback(cotangent)
+
+
+def _pullback(
+    outer: QueryGradient, linearize: Linearize, step: int, point: Point, support: Any, cotangent: Point
+) -> Point:
     """The outer gradient before an inner step, from the one after it."""
+    return linearize(outer, step, point, support)[1](cotangent)
+
+
+def _linearized(outer: QueryGradient, step: int, point: Point, support: Any) -> tuple[Point, Pullback]:
+    """An inner step, and the function from the outer gradient after it to the one before it."""
 
     def step_of(*point: Any) -> Point:
         return _step(outer, step, point, support)
 
-    return cast("Any", torch.func.vjp(step_of, *point))[1](cotangent)
+    after, back = cast("Any", torch.func.vjp(step_of, *point))
+    return after, back
 
 
-def _forward_mode_pullback(
-    outer: QueryGradient | Displacement, step: int, point: Point, support: Any, cotangent: Point
-) -> Point:
+def _linearized_forwards(outer: QueryGradient, step: int, point: Point, support: Any) -> tuple[Point, Pullback]:
     """The same, with fewer and better convolutions.
 
     The step depends on theta directly, and through the inner gradient g. The way through g is the Hessian times the
@@ -137,27 +215,31 @@ def _forward_mode_pullback(
     """
     loss, rule = outer.support_loss, outer.rule
     params, state, learned = point
-    grads = support_gradient(loss, params, support, rule)
-
-    def update(params: Params, grads: Params, state: State, learned: Params) -> tuple[Params, State]:
-        return updated(params, grads, rule, state, learned, step)
 
     def gradient(params: Params) -> Params:
         return torch.func.grad(loss)(params, support)
 
-    back = cast("Any", torch.func.vjp(update, params, grads, state, learned))[1]
-    of_params, of_grads, of_state, of_learned = back(cotangent[:2])
-    if rule.second_order:
-        along = {name: of_grads.get(name, torch.zeros_like(value)) for name, value in params.items()}
-        curvature = torch.func.jvp(gradient, (params,), (along,))[1]
-        of_params = tree_map(torch.add, of_params, curvature)
-    return of_params, of_state, tree_map(torch.add, of_learned, cotangent[2])
+    def update(params: Params, grads: Params, state: State, learned: Params) -> tuple[Params, State]:
+        return updated(params, grads, rule, state, learned, step)
+
+    grads = support_gradient(loss, params, support, rule)
+    after, back = cast("Any", torch.func.vjp(update, params, grads, state, learned))
+
+    def pullback(cotangent: Point) -> Point:
+        of_params, of_grads, of_state, of_learned = back(cotangent[:2])
+        if rule.second_order:
+            along = {name: of_grads.get(name, torch.zeros_like(value)) for name, value in params.items()}
+            curvature = torch.func.jvp(gradient, (params,), (along,))[1]
+            of_params = tree_map(torch.add, of_params, curvature)
+        return of_params, of_state, tree_map(torch.add, of_learned, cotangent[2])
+
+    return (*after, learned), pullback
 
 
 class _Random:
     """Where torch's random streams stand, to draw the same numbers again: a step's derivative repeats its dropout."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Any) -> None:
         self._devices = sorted({leaf.device.index for leaf in leaves(task) if leaf.is_cuda})
         self._states = [torch.cuda.get_rng_state(device) for device in self._devices]
         self._state = torch.get_rng_state()

@@ -5,20 +5,30 @@ The nodes of `torch.fx` are typed as anything: their attributes depend on the op
 
 from __future__ import annotations
 
+import operator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from fewstep.core.trees import leaves, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch.fx import GraphModule
+    from torch.fx import Graph, GraphModule
 
 _aten: Any = torch.ops.aten
 _RESHAPES = (_aten.view.default, _aten._unsafe_view.default)
 _ALIASES = (_aten.alias.default, _aten.detach.default)
+_ZEROS = (_aten.zeros.default, _aten.zeros_like.default)
+_REARRANGEMENTS = (*_RESHAPES, _aten.expand.default, _aten.permute.default)
+_WRITTEN_OUT: Any = cast("Any", torch)._decomp.get_decompositions(
+    [_aten._log_softmax_backward_data, _aten.nll_loss_forward, _aten.nll_loss_backward]
+)
+"""What forward derivatives write out too: with the same operations, what both compute is computed once."""
 _for_compiler: ContextVar[bool] = ContextVar("recording for a compiler", default=False)
 
 
@@ -31,7 +41,8 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
     """The tensor operations that a function performs on these arguments, as a callable of the same arguments.
 
     Derivatives and maps of `torch.func` become plain operations. What remains is without those that only rename or
-    reshape a tensor to what it is already; the others are untouched, so results are equal bit for bit.
+    reshape a tensor to what it is already, compute again what is there, or multiply by and add zeros; the others are
+    untouched, so finite results are equal bit for bit.
 
     Args:
         function: Depends on nothing but its arguments.
@@ -41,15 +52,24 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
     Returns:
         The recorded operations; valid for arguments of the same structure, shapes, types and device.
     """
+    args = tree_map(_alias, args)  # a tensor that comes twice is recorded as two
+    written_out = _WRITTEN_OUT if for_compiler else None
+    devices = {leaf.device for leaf in leaves(args) if leaf.is_cuda}
     token = _for_compiler.set(for_compiler)
     try:
-        recorded = make_fx(lambda *given: function(*given))(*args)  # it reads the signature of what it is given
+        with cast("Any", torch.random).fork_rng(devices):  # the replay draws the random numbers, not the recording
+            recorded = make_fx(functionalize(lambda *given: function(*given)), written_out)(*args)
     finally:
         _for_compiler.reset(token)
     while sum(_simplify(node) for node in recorded.graph.nodes):
         recorded.graph.eliminate_dead_code()
+    _compute_once(recorded.graph)
     recorded.recompile()
     return recorded
+
+
+def _alias(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _simplify(node: Any) -> bool:
@@ -67,20 +87,62 @@ def _simplify(node: Any) -> bool:
     return False
 
 
+def _compute_once(graph: Graph) -> None:
+    """Lead the users of an operation that stands in the graph before, on the same arguments, to that one."""
+    known: dict[Any, Any] = {}
+    for node in graph.nodes:
+        if node.op in ("placeholder", "output") or torch.Tag.nondeterministic_seeded in getattr(
+            node.target, "tags", ()
+        ):
+            continue
+        given = {name: value for name, value in node.kwargs.items() if value not in (None, False)}
+        key = (node.target, repr(node.args), repr(given))  # names of nodes are unique, and numbers tell their type
+        if key in known:
+            node.replace_all_uses_with(known[key])
+        known.setdefault(key, node)
+    graph.eliminate_dead_code()
+
+
 def _equal_to(node: Any, source: Any) -> Any:
     """An earlier node whose tensor is the same as this node's, or None."""
     if node.target in _ALIASES:
         return source
     shape = _shape(node)
-    if shape is not None and node.target in (*_RESHAPES, _aten.expand.default) and shape == _shape(source):
+    if shape is None:
+        return None
+    if node.target in (*_RESHAPES, _aten.expand.default) and shape == _shape(source):
         return source
-    if shape is not None and node.target is _aten.transpose.int and source.target is _aten.transpose.int:
+    if node.target is _aten.transpose.int and source.target is _aten.transpose.int:
         swapped = [{axis % len(shape) for axis in n.args[1:]} for n in (node, source)]
         return source.args[0] if swapped[0] == swapped[1] else None
+    if node.target is _aten.add.Tensor and not node.kwargs:
+        for term, other in (node.args, reversed(node.args)):
+            if _is_zero(other) and shape == _shape(term) and _dtype(node) == _dtype(term):
+                return term
     return None
+
+
+def _is_zero(node: Any) -> bool:
+    """Whether the node is zero whatever comes in: derivatives along what does not change, such as the images."""
+    if not hasattr(node, "target"):  # a number
+        return False
+    if node.target in _ZEROS:
+        return True
+    if node.target in _REARRANGEMENTS:
+        return _is_zero(node.args[0])
+    if node.target is _aten.convolution.default and node.args[2] is None:
+        return _is_zero(node.args[0]) or _is_zero(node.args[1])
+    if node.target is operator.getitem and node.args[0].target is _aten.convolution_backward.default:
+        gradient, inputs, weight = node.args[0].args[:3]
+        return _is_zero(gradient) or _is_zero((weight, inputs, gradient)[node.args[1]])
+    return False
 
 
 def _shape(node: Any) -> tuple[int, ...] | None:
     """Of the node's tensor, as seen while recording; None where it was not seen, or is no single tensor."""
     shape = getattr(node.meta.get("tensor_meta"), "shape", None)
     return None if shape is None else tuple(shape)
+
+
+def _dtype(node: Any) -> torch.dtype | None:
+    return getattr(node.meta.get("tensor_meta"), "dtype", None)

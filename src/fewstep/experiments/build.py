@@ -386,7 +386,12 @@ def _execution(recipe: Recipe) -> tuple[OverTasks, Run]:
     # Forward derivatives are tested for our convolutional network and cross-entropy.
     forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
     over_tasks = stepwise(
-        vectorize=not one_by_one, chunk_size=chosen.chunk_size, run=run, forward_mode=forward, others=others
+        vectorize=not one_by_one,
+        chunk_size=chosen.chunk_size,
+        run=run,
+        keep=not chosen.remat,
+        forward_mode=forward,
+        others=others,
     )
     return over_tasks, plain
 

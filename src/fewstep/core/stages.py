@@ -1,0 +1,136 @@
+"""A function whose arguments come at two times, in two: an inner step now, its derivative when it is asked for."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import Graph, GraphModule
+
+from fewstep.core.running import Run, plain
+from fewstep.core.tracing import record
+from fewstep.core.trees import leaves, tree_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+    from torch.fx import Node
+
+_aten: Any = torch.ops.aten
+_PRODUCTS = {
+    _aten.convolution.default,
+    _aten.convolution_backward.default,
+    _aten.mm.default,
+    _aten.bmm.default,
+    _aten.addmm.default,
+    _aten.baddbmm.default,
+}
+_TENSOR = object()
+
+
+def in_stages(
+    function: Callable[[Any, Any], tuple[Any, Any]], early: Any, late: Any, run: Run = plain
+) -> tuple[Callable[[Any], tuple[Any, list[Tensor]]], Callable[[Any, list[Tensor], Any], Any]]:
+    """Split a function of early and late arguments into what its first result takes, and the rest.
+
+    Kept from the first stage for the second are the results of products, which are dear to compute and small to keep,
+    and random numbers. The passes over memory between products are made again: compiled, they are almost free.
+
+    Args:
+        function: Gives two results, the first from the early arguments alone. It depends on nothing but its arguments.
+        early: Tree of tensors.
+        late: Tree of tensors.
+        run: How both stages run.
+
+    Returns:
+        `first(early)`, which gives the first result and what is kept, and `second(early, kept, late)`, which gives the
+        second; for arguments of the same structure, shapes, types and device.
+    """
+    sizes: list[int] = []
+    templates: list[Any] = []
+
+    def flat(*given: Tensor) -> list[Tensor]:
+        source = iter(given)
+        results = function(_filled(_template(early), source), _filled(_template(late), source))
+        templates[:] = map(_template, results)
+        sizes[:] = [len(leaves(result)) for result in results]
+        return [*leaves(results[0]), *leaves(results[1])]
+
+    recorded = record(flat, *leaves(early), *leaves(late), for_compiler=True)
+    (first_like, second_like), (size, _) = templates, sizes
+    nodes: Any = recorded.graph
+    inputs = [node for node in nodes.nodes if node.op == "placeholder"]
+    outputs = list(nodes.output_node().args[0])
+    sooner, later = inputs[: len(leaves(early))], inputs[len(leaves(early)) :]
+    kept_nodes = _kept(recorded.graph, sooner, outputs[size:])
+    now = run(_part(recorded, sooner, outputs[:size] + kept_nodes))
+    then = run(_part(recorded, sooner + kept_nodes + later, outputs[size:]))
+
+    def first(early: Any) -> tuple[Any, list[Tensor]]:
+        results = now(*leaves(early))
+        return _filled(first_like, iter(results[:size])), list(results[size:])
+
+    def second(early: Any, kept: list[Tensor], late: Any) -> Any:
+        return _filled(second_like, iter(then(*leaves(early), *kept, *leaves(late))))
+
+    return first, second
+
+
+def _kept(graph: Graph, early: list[Node], results: list[Node]) -> list[Node]:
+    """Of what the early arguments determine, the products and random numbers nearest to the results."""
+    determined = set(early)
+    for node in graph.nodes:
+        if node.op in ("call_function", "get_attr") and determined.issuperset(node.all_input_nodes):
+            determined.add(node)
+    needed = _leading_to(results, stop=lambda node: node in determined and _is_dear(node))
+    return [node for node in graph.nodes if node in needed and node in determined and _is_dear(node)]
+
+
+def _is_dear(node: Node) -> bool:
+    source = node.args[0] if node.target is operator.getitem else node
+    target: Any = getattr(source, "target", None)
+    return target in _PRODUCTS or torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+def _part(recorded: GraphModule, inputs: list[Node], outputs: list[Node]) -> GraphModule:
+    """The recording from some of its nodes to others."""
+    graph, copies = Graph(), dict[Any, Any]()
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+    needed = _leading_to(outputs, stop=lambda node: node in copies)
+    for node in recorded.graph.nodes:
+        if node in needed and node not in copies:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output([copies[node] for node in outputs])
+    return GraphModule(recorded, graph)
+
+
+def _leading_to(results: list[Node], stop: Callable[[Node], bool]) -> set[Node]:
+    """The nodes that results are computed from, themselves among them, back to those where to stop."""
+    found, waiting = set[Any](), list(results)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [] if stop(node) else node.all_input_nodes
+    return found
+
+
+def _template(tree: Any) -> Any:
+    """The tree with places for its tensors."""
+
+    def place(leaf: Any) -> Any:
+        return _TENSOR if isinstance(leaf, torch.Tensor) else leaf
+
+    return tree_map(place, tree)
+
+
+def _filled(template: Any, tensors: Iterator[Tensor]) -> Any:
+    """The tree with the next tensors in its places, in the order of `leaves`."""
+
+    def tensor(leaf: Any) -> Any:
+        return next(tensors) if leaf is _TENSOR else leaf
+
+    return tree_map(tensor, template)

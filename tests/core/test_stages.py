@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.core.stages import in_stages
+from fewstep.core.tracing import record
+
+from .problems import assert_same, draw
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from fewstep.core.running import Function
+
+EARLY = ({"a": draw(3, 4), "b": draw(4, 2)}, draw(5, 3))
+LATE = [draw(5, 4, seed=1)]
+
+
+def two_layers(early: Any, late: Any) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    weights, inputs = early
+    hidden = (inputs @ weights["a"]).tanh()
+    return {"outputs": hidden @ weights["b"]}, (late[0] * hidden, late[0].sum())
+
+
+def calls(recording: GraphModule, name: str) -> int:
+    return sum(name in str(node.target) for node in recording.graph.nodes)
+
+
+def test_a_function_in_stages_gives_both_results_and_makes_no_product_twice() -> None:
+    parts: list[GraphModule] = []
+
+    def noting(function: Any) -> Function:
+        parts.append(function)
+        return function
+
+    first, second = in_stages(two_layers, EARLY, LATE, noting)
+    expected = two_layers(EARLY, LATE)
+    result, kept = first(EARLY)
+    assert_same(result, expected[0])
+    assert_same(second(EARLY, kept, LATE), expected[1])
+    assert [calls(part, "aten.mm") for part in parts] == [2, 0]
+    assert [calls(part, "aten.tanh") for part in parts] == [1, 1]
+    assert [value.shape for value in kept] == [(5, 4)]  # the product within the tanh, and not the other
+
+
+def test_the_stages_serve_for_other_numbers_than_those_they_were_recorded_with() -> None:
+    first, second = in_stages(two_layers, EARLY, LATE)
+    early, late = ({"a": draw(3, 4, seed=2), "b": draw(4, 2, seed=3)}, draw(5, 3, seed=4)), [draw(5, 4, seed=5)]
+    expected = two_layers(early, late)
+    result, kept = first(early)
+    assert_same(result, expected[0])
+    assert_same(second(early, kept, late), expected[1])
+
+
+def test_random_numbers_of_the_first_stage_are_the_same_in_the_second() -> None:
+    def masked(early: Tensor, late: Tensor) -> tuple[Tensor, Tensor]:
+        dropped = nn.functional.dropout(early, 0.5)
+        return dropped.exp(), dropped * late
+
+    ones = torch.ones(100)
+    first, second = in_stages(masked, ones, ones)
+    for _ in range(2):
+        result, kept = first(ones)
+        assert_same(second(ones, kept, ones), result.log())
+
+
+def test_what_is_computed_twice_is_recorded_once() -> None:
+    def twice(inputs: Tensor) -> Tensor:
+        return (inputs @ inputs).exp() + (inputs @ inputs).exp()
+
+    recording = record(twice, draw(3, 3))
+    assert calls(recording, "aten.mm") == calls(recording, "aten.exp") == 1
+    assert_same(recording(draw(3, 3, seed=1)), twice(draw(3, 3, seed=1)))
+
+
+def test_random_numbers_are_drawn_each_time() -> None:
+    recording = record(lambda inputs: torch.rand_like(inputs) - torch.rand_like(inputs), draw(3))
+    assert recording(draw(3)).abs().min() > 0
+
+
+def test_products_with_zeros_are_left_out() -> None:
+    images = draw(2, 1, 5, 5)
+
+    def gradient(weight: Tensor) -> Tensor:
+        return torch.func.grad(lambda w: nn.functional.conv2d(images, w).square().sum())(weight)
+
+    def curvature(weight: Tensor, along: Tensor) -> Tensor:
+        return torch.func.jvp(gradient, (weight,), (along,))[1]
+
+    weight, along = draw(3, 1, 3, 3), draw(3, 1, 3, 3, seed=1)
+    recording = record(curvature, weight, along, for_compiler=True)
+    assert calls(recording, "aten.convolution.default") == 2  # of the weight and of the direction, not of zero images
+    assert_same(recording(weight, along), curvature(weight, along))
