@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from benchmarks.speed.client import WorkerError, environment
 from benchmarks.speed.harness import Options, measure, restrict
 from benchmarks.speed.machine import describe
-from benchmarks.speed.peers import PEERS
+from benchmarks.speed.peers import PEERS, VARIANTS
 from benchmarks.speed.results import best_peers, merge, read
 from benchmarks.speed.workloads import SWEEPS, WORKLOADS, Order, Workload, shrunk
 
@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.speed", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, default=Path("speed.json"), help="results, merged into what is there")
     parser.add_argument("--only", type=_names(WORKLOADS), default=list(WORKLOADS), help="workloads, by commas")
-    parser.add_argument("--peers", type=_names(PEERS), help="peers, by commas; all by default")
+    parser.add_argument("--peers", type=_names((*PEERS, *VARIANTS)), help="peers, by commas; all by default")
     parser.add_argument("--orders", type=_names(("second", "first")), help="both by default; with --scaling, second")
     parser.add_argument("--seconds", type=float, default=60, help="timed seconds for each workload and order")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer")
@@ -44,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two rounds in two seconds")
     parser.add_argument("--shrink", action="store_true", help="tiny versions of the workloads, to check agreement")
     parser.add_argument("--scaling", action="store_true", help="series over tasks, inner steps and ways")
+    parser.add_argument("--vary", type=_series, help="one series only, such as steps=5,50")
     parser.add_argument("--render", type=Path, help="only write the tables and the figure of these results")
     parser.add_argument("--into", type=Path, default=Path("docs/benchmarks.md"), help="page to write them into")
     return parser.parse_args()
@@ -59,6 +60,13 @@ def _names(known: Any) -> Any:
     return parse
 
 
+def _series(text: str) -> dict[str, tuple[int, ...]]:
+    field, _, values = text.partition("=")
+    if field not in ("tasks", "steps", "ways", "shots", "queries", "width") or not values:
+        raise argparse.ArgumentTypeError(f"must be such as steps=5,50 or tasks=8,16: got {text!r}")
+    return {field: tuple(int(value) for value in values.split(","))}
+
+
 def cases(args: argparse.Namespace) -> Iterator[tuple[Workload, Order, Varied]]:
     """What to measure, in order."""
     for name in args.only:
@@ -67,16 +75,19 @@ def cases(args: argparse.Namespace) -> Iterator[tuple[Workload, Order, Varied]]:
             if not args.scaling:
                 yield workload, order, None
                 continue
-            for field, values in SWEEPS.get(name, {}).items():
+            for field, values in (args.vary or SWEEPS.get(name, {})).items():
                 for value in values:
                     yield replace(workload, **{field: value}), order, (field, value)
 
 
-def peers_for(args: argparse.Namespace, workload: Workload, order: Order) -> list[str]:
+def peers_for(args: argparse.Namespace, workload: Workload, order: Order, *, steps: bool) -> list[str]:
     """Those asked for; in a series by default fewstep and the two best of the workload's own measurement."""
-    if args.peers or not args.scaling:
-        return args.peers or list(PEERS)
-    return ["fewstep", *(best_peers(read(args.json), workload.name, order, args.device) or ["loop", "vmap"])]
+    if args.peers:
+        return args.peers
+    if not args.scaling:
+        return list(PEERS)
+    others = best_peers(read(args.json), workload.name, order, args.device) or ["loop", "vmap"]
+    return ["fewstep", *(["fewstep-eager", "fewstep-remat"] if steps else []), *others]
 
 
 def run(args: argparse.Namespace, log: IO[str]) -> None:
@@ -89,7 +100,7 @@ def run(args: argparse.Namespace, log: IO[str]) -> None:
     for workload, order, varied in cases(args):
         load = os.getloadavg()[0]
         say(f"{workload.name}, {order}-order" + (f", {varied[0]} = {varied[1]}" if varied else ""))
-        peers = peers_for(args, workload, order)
+        peers = peers_for(args, workload, order, steps=varied is not None and varied[0] == "steps")
         options = Options(peers, seconds, rounds, args.threads, args.device, args.patience)
         try:
             measured = measure(workload, order, options, log, say)
@@ -113,6 +124,7 @@ def say(line: str) -> None:
 def main() -> None:
     """Measure or render."""
     args = arguments()
+    args.scaling |= args.vary is not None
     if args.render:
         from benchmarks.speed.render import render
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from benchmarks.speed.peers import PEERS
+from benchmarks.speed.peers import PEERS, VARIANTS
 from benchmarks.speed.tables import title
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 mpl.use("Agg")  # files only, no window
 
-COLOURS = dict(zip(PEERS, plt.get_cmap("tab10").colors, strict=False))
+_PALETTE = (*plt.get_cmap("tab10").colors, *plt.get_cmap("Set2").colors)
+COLOURS = dict(zip((*PEERS, *VARIANTS), _PALETTE, strict=False))
 
 
 def medians(case: Case) -> dict[str, float]:
@@ -26,7 +27,7 @@ def medians(case: Case) -> dict[str, float]:
 
 def bars(axes: Any, cases: list[Case]) -> None:
     """A group of bars for each workload."""
-    peers = [peer for peer in PEERS if any(peer in medians(case) for case in cases)]
+    peers = [peer for peer in (*PEERS, *VARIANTS) if any(peer in medians(case) for case in cases)]
     for i, peer in enumerate(peers):
         heights = [(place, medians(case)[peer]) for place, case in enumerate(cases) if peer in medians(case)]
         places = [place + (i - (len(peers) - 1) / 2) * 0.85 / len(peers) for place, _ in heights]
@@ -39,7 +40,7 @@ def bars(axes: Any, cases: list[Case]) -> None:
 def curves(axes: Any, cases: list[Case]) -> None:
     """A curve for each peer against what was varied."""
     cases = sorted(cases, key=lambda case: case["varied"][1])
-    for peer in PEERS:
+    for peer in (*PEERS, *VARIANTS):
         points = [(case["varied"][1], medians(case)[peer]) for case in cases if peer in medians(case)]
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[peer], label=peer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.speed.peers import PEERS
+from benchmarks.speed.peers import PEERS, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,7 +51,7 @@ def share(case: Case, record: Record) -> str:
 CELLS: dict[str, Callable[[Case, Record], str]] = {
     "Timed meta-iterations": iterations,
     "First call, seconds": first_call,
-    "Peak memory beyond imports, parameters and tasks, MB": memory,
+    "Peak memory of later meta-iterations beyond imports, parameters and tasks, MB": memory,
     "Relative error of the first meta-gradient against float64 (in a small version, without rounding's flips)": error,
     "Share of the matrix-product rate, convolutional networks": share,
 }
@@ -70,7 +70,7 @@ def title(case: Case) -> str:
 def table(rows: Iterable[tuple[str, Case]], cell: Callable[[Case, Record], str]) -> list[str]:
     """A row for each case, a column for each peer."""
     rows = list(rows)
-    peers = [peer for peer in PEERS if any(peer in case["peers"] for _, case in rows)]
+    peers = [peer for peer in (*PEERS, *VARIANTS) if any(peer in case["peers"] for _, case in rows)]
     lines = ["| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|"]
     for name, case in rows:
         cells = [_cell(case, case["peers"].get(peer), cell) for peer in peers]
@@ -105,14 +105,15 @@ def reports(cases: list[Case]) -> list[str]:
 
 
 def series(cases: list[Case]) -> list[str]:
-    """One table for each quantity that was varied."""
+    """Tables for each quantity that was varied."""
     lines: list[str] = []
     for group in dict.fromkeys((title(c), c["device"], c["order"], c["varied"][0]) for c in cases):
         name, device, order, field = group
         chosen = [c for c in cases if (title(c), c["device"], c["order"], c["varied"][0]) == group]
         rows = sorted(((c["varied"][1], c) for c in chosen), key=lambda row: row[0])
-        lines += [f"Milliseconds against {field}, {name}, {order}-order, {device}:", ""]
-        lines += table(((str(value), case) for value, case in rows), milliseconds)
+        for quantity, cell in (("Milliseconds", milliseconds), ("Peak memory, MB,", memory)):
+            lines += [f"{quantity} against {field}, {name}, {order}-order, {device}:", ""]
+            lines += table(((str(value), case) for value, case in rows), cell)
     return lines
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fewstep.errors import FewstepError, Interrupted, NonFiniteError, RecipeError
+from fewstep.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from fewstep.experiments.config import Recipe
@@ -311,6 +312,7 @@ def main() -> None:
     """Run the command line; errors that fewstep raises on purpose are one message and an exit code."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("fewstep").setLevel(logging.INFO)
+    keep_freed_memory()
     try:
         app(prog_name="fewstep")
     except Interrupted as error:

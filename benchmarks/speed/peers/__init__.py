@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 PEERS = ("fewstep", "fewstep-eager", "loop", "vmap", "higher", "torchopt", "jax", "jax-map")
 """`fewstep` runs as fast as it can be told to; `fewstep-eager` with what it does by default."""
 
+VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse")
+"""fewstep with one choice made differently: steps computed again for their derivatives, uncompiled and compiled, and
+derivatives in reverse mode. Measured where asked for."""
+
 
 class Peer(Protocol):
     """A tool that was given a problem."""
@@ -30,13 +34,9 @@ class Peer(Protocol):
 def build(name: str, problem: Problem) -> Peer:
     """A peer by its name. Imports no other."""
     if name.startswith("fewstep"):
-        from benchmarks.speed.peers.fewstep import Fewstep, execution_for
+        from benchmarks.speed.peers.fewstep import EXECUTIONS, Fewstep
 
-        import fewstep
-
-        return Fewstep(
-            problem, {"over_tasks": fewstep.auto()} if name == "fewstep-eager" else execution_for(problem.workload)
-        )
+        return Fewstep(problem, EXECUTIONS[name](problem.workload))
     if name.startswith("jax"):
         from benchmarks.speed.peers.jax import Jax
 
@@ -57,4 +57,4 @@ def build(name: str, problem: Problem) -> Peer:
         from benchmarks.speed.peers.loop import Loop
 
         return Loop(problem)
-    raise ValueError(f"A peer must be one of {', '.join(PEERS)}: got {name!r}.")
+    raise ValueError(f"A peer must be one of {', '.join((*PEERS, *VARIANTS))}: got {name!r}.")

@@ -7,23 +7,42 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.speed.problem import adam, plain_loss
 
 import fewstep
-from fewstep.core.running import compiled
+from fewstep.core.running import compiled, traced
 from fewstep.core.stepwise import stepwise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.speed.problem import Problem
     from benchmarks.speed.workloads import Workload
     from torch import Tensor
 
 
-def execution_for(workload: Workload) -> dict[str, Any]:
-    """How fewstep runs this workload, by the rule that its recipes follow where a run is long enough to compile."""
+def _compiled(workload: Workload) -> dict[str, Any]:
+    """By the rule that recipes follow where a run is long enough to compile."""
     if workload.name in ("lstm", "transformer"):
-        return {"over_tasks": fewstep.auto()}
+        return _eager(workload)
     if workload.name.startswith("sinusoid"):
         return {"over_tasks": fewstep.vectorized(), "run": compiled()}
-    small = workload.name.startswith("omniglot")
-    return {"over_tasks": stepwise(vectorize=small, run=compiled(), keep=True, forward_mode=True)}
+    return _stepwise(workload, run=compiled(), keep=True)
+
+
+def _eager(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
+    return {"over_tasks": fewstep.auto()}
+
+
+def _stepwise(workload: Workload, **how: Any) -> dict[str, Any]:
+    large = workload.name.startswith("miniimagenet")
+    return {"over_tasks": stepwise(**({"vectorize": not large, "forward_mode": workload.classifies} | how))}
+
+
+EXECUTIONS: dict[str, Callable[[Workload], dict[str, Any]]] = {
+    "fewstep": _compiled,
+    "fewstep-eager": _eager,
+    "fewstep-remat": lambda workload: _stepwise(workload, run=traced),  # `execution.remat`
+    "fewstep-recomputing": lambda workload: _stepwise(workload, run=compiled()),
+    "fewstep-reverse": lambda workload: _stepwise(workload, run=compiled(), keep=True, forward_mode=False),
+}
 
 
 class Fewstep:

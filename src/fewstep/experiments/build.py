@@ -366,29 +366,29 @@ _LARGE_IMAGE = 64
 def _execution(recipe: Recipe) -> tuple[OverTasks, Run]:
     """How tasks are mapped, and how the meta-gradient as a whole runs."""
     chosen = recipe.execution
+    # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
+    # where few sizes of tasks come again and again.
+    ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
+    own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
+    replay = traced if own and not ragged else plain
     if chosen.over_tasks == "sequential":
         others = sequential()
     elif chosen.over_tasks == "vectorized":
         others = vectorized(chosen.chunk_size)
     else:
-        # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays
-        # only where few sizes of tasks come again and again.
-        ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
-        own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
-        others = auto(chosen.chunk_size, traced if own and not ragged else plain)
+        others = auto(chosen.chunk_size, replay)
     if chosen.compile and recipe.model.kind == "mlp" and not chosen.remat and chosen.over_tasks != "sequential":
         # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
         return outer_gradients(vectorized(chosen.chunk_size), others), compiled()
     if not (chosen.compile or chosen.remat):
         return others, plain
     one_by_one = chosen.over_tasks == "sequential" or _image_size(recipe) >= _LARGE_IMAGE
-    run = compiled() if chosen.compile else plain
     # Forward derivatives are tested for our convolutional network and cross-entropy.
     forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
     over_tasks = stepwise(
         vectorize=not one_by_one,
         chunk_size=chosen.chunk_size,
-        run=run,
+        run=compiled() if chosen.compile else replay,
         keep=not chosen.remat,
         forward_mode=forward,
         others=others,
