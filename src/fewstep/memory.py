@@ -11,10 +11,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_freed_memory() -> None:
     """Have this process reuse the memory of tensors that are gone, where glibc would hand each large one back.
 
-    The system clears every page before it gives it out again, which on the CPU costs convolutional networks a tenth of
-    their time on a quiet machine, and a third on a busy one. The command line calls this. It is a choice for a whole
-    process, so the library leaves it to you: call it once, before the first computation. Does nothing where the C
-    library is not glibc.
+    The system clears every page before it gives it out again, which costs convolutional networks on the CPU part of
+    their time, more on a busy machine. The command line calls this. It is a choice for a whole process, so the library
+    leaves it to you: call it once, before the first computation. Does nothing where the C library is not glibc.
     """
     with suppress(AttributeError, OSError, TypeError):  # another C library
         allocator = ctypes.CDLL(None)

@@ -56,7 +56,7 @@ def stepwise(
         run: How a step and its derivative run: `compiled()` fuses their operations.
         keep: Whether the results of products are kept from a step for its derivative, instead of only the parameters
             before it: faster, with memory that grows with the steps, if less than autograd takes.
-        forward_mode: Whether the inner gradient is differentiated forwards: for convolutions a quarter faster. Not
+        forward_mode: Whether the inner gradient is differentiated forwards: faster for convolutions. Not
             every operation of PyTorch has a right forward derivative of its gradient, and random numbers are not
             repeated: for bundled networks and cross-entropy, or after a comparison of your own.
         others: How functions are mapped that are no outer gradients, evaluation for one. By default `auto`.
