@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -76,9 +77,36 @@ def test_what_is_computed_twice_is_recorded_once() -> None:
     assert_same(recording(draw(3, 3, seed=1)), twice(draw(3, 3, seed=1)))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.add(x, x) - torch.add(x, x, alpha=0),
+        lambda x: x.var(1, correction=0) - x.var(1),
+        lambda x: torch.zeros_like(x) + 1 + (1 + torch.zeros_like(x)),
+        lambda x: (torch.zeros(4, 3, dtype=x.dtype) + x.t()).view(12),
+        lambda x: (torch.zeros_like(x) + x).float() + torch.zeros_like(x),
+    ],
+    ids=["alpha", "correction", "number", "strides", "type"],
+)
+def test_operations_that_only_look_alike_are_all_recorded(function: Any) -> None:
+    recording, other = record(function, draw(3, 4)), draw(3, 4, seed=1)
+    assert_same(recording(other), function(other), atol=0, rtol=0)
+
+
+def test_results_that_are_equal_do_not_share_memory() -> None:
+    def sums(inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return inputs.sum(0), inputs.sum(0), inputs.sum(0).view(4, 1)
+
+    results = record(sums, draw(3, 4))(draw(3, 4, seed=1))
+    assert_same(results, sums(draw(3, 4, seed=1)))
+    assert len({result.data_ptr() for result in results}) == 3
+
+
 def test_random_numbers_are_drawn_each_time() -> None:
     recording = record(lambda inputs: torch.rand_like(inputs) - torch.rand_like(inputs), draw(3))
-    assert recording(draw(3)).abs().min() > 0
+    first, second = recording(draw(3)), recording(draw(3))
+    assert first.abs().min() > 0  # not one draw for both
+    assert (first - second).abs().min() > 0  # nor for both replays
 
 
 def test_products_with_zeros_are_left_out() -> None:

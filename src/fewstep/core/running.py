@@ -69,7 +69,7 @@ def compiled() -> Run:
     Returns:
         A `Run` that compiles recordings of the same operations once: steps that do the same share one.
     """
-    known: dict[Any, Function] = {}
+    known: dict[Any, tuple[GraphModule, Function]] = {}
     warn = cache(log.warning)  # once for each reason, not for each part
 
     def run(function: Function) -> Function:
@@ -77,8 +77,8 @@ def compiled() -> Run:
             recording = record(function, *args, for_compiler=True)
             key = (recording.code, *map(id, recording.buffers()), *map(id, recording.parameters()))
             if key not in known:
-                known[key] = _compiled(recording, function, args, warn)
-            return known[key]
+                known[key] = recording, _compiled(recording, function, args, warn)  # it lives on, and so do its ids
+            return known[key][1]
 
         return _prepared_once(function, prepared)
 

@@ -42,7 +42,7 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
 
     Derivatives and maps of `torch.func` become plain operations. What remains is without those that only rename or
     reshape a tensor to what it is already, compute again what is there, or multiply by and add zeros; the others are
-    untouched, so finite results are equal bit for bit.
+    untouched, so finite results are equal bit for bit, but for the sign of zeros. No two results share memory.
 
     Args:
         function: Depends on nothing but its arguments.
@@ -64,6 +64,7 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
     while sum(_simplify(node) for node in recorded.graph.nodes):
         recorded.graph.eliminate_dead_code()
     _compute_once(recorded.graph)
+    _keep_results_apart(recorded.graph)
     recorded.recompile()
     return recorded
 
@@ -95,12 +96,34 @@ def _compute_once(graph: Graph) -> None:
             node.target, "tags", ()
         ):
             continue
-        given = {name: value for name, value in node.kwargs.items() if value not in (None, False)}
+        given = {name: value for name, value in node.kwargs.items() if name != "pin_memory" or value}
         key = (node.target, repr(node.args), repr(given))  # names of nodes are unique, and numbers tell their type
         if key in known:
             node.replace_all_uses_with(known[key])
         known.setdefault(key, node)
     graph.eliminate_dead_code()
+
+
+def _keep_results_apart(graph: Any) -> None:
+    """Copy a result that shares its memory with an earlier one: who scales one in place must not scale both."""
+    output, seen = graph.output_node(), set[Any]()
+
+    def apart(node: Any) -> Any:
+        root = _memory_of(node)
+        if root in seen:
+            with graph.inserting_before(output):
+                return graph.call_function(_aten.clone.default, (node,))
+        seen.add(root)
+        return node
+
+    output.args = torch.fx.map_arg(output.args, apart)
+
+
+def _memory_of(node: Any) -> Any:
+    """The node whose memory the node's tensor is a view of."""
+    schema = getattr(node.target, "_schema", None)
+    is_view = schema is not None and schema.returns and schema.returns[0].alias_info is not None
+    return _memory_of(node.args[0]) if is_view else node
 
 
 def _equal_to(node: Any, source: Any) -> Any:
@@ -117,7 +140,7 @@ def _equal_to(node: Any, source: Any) -> Any:
         return source.args[0] if swapped[0] == swapped[1] else None
     if node.target is _aten.add.Tensor and not node.kwargs:
         for term, other in (node.args, reversed(node.args)):
-            if _is_zero(other) and shape == _shape(term) and _dtype(node) == _dtype(term):
+            if _is_zero(other) and _layout(node) == _layout(term):
                 return term
     return None
 
@@ -140,9 +163,11 @@ def _is_zero(node: Any) -> bool:
 
 def _shape(node: Any) -> tuple[int, ...] | None:
     """Of the node's tensor, as seen while recording; None where it was not seen, or is no single tensor."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return None if shape is None else tuple(shape)
+    layout = _layout(node)
+    return None if layout is None else layout[0]
 
 
-def _dtype(node: Any) -> torch.dtype | None:
-    return getattr(node.meta.get("tensor_meta"), "dtype", None)
+def _layout(node: Any) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype] | None:
+    """Shape, strides and type, likewise."""
+    seen: Any = getattr(node, "meta", {}).get("tensor_meta")
+    return (tuple(seen.shape), tuple(seen.stride), seen.dtype) if hasattr(seen, "stride") else None
