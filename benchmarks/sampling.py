@@ -58,7 +58,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for name, workload in WORKLOADS.items():
         whole = [case for case in cases if case["workload"] == name and case["device"] == "cpu" and not case["varied"]]
-        times = {case["order"]: case["peers"]["fewstep"].get("median") for case in whole if not case["shrunk"]}
+        times = {case["order"]: case["peers"].get("fewstep", {}).get("median") for case in whole if not case["shrunk"]}
         if workload.network not in ("mlp", "convnet") or not times:
             continue
         drawing = seconds(distribution(workload), workload.tasks)

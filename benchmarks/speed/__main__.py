@@ -11,7 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ def _names(known: Any) -> Any:
 
 def _series(text: str) -> dict[str, tuple[int, ...]]:
     field, _, values = text.partition("=")
-    if field not in ("tasks", "steps", "ways", "shots", "queries", "width") or not values:
+    if field not in {f.name for f in fields(Workload) if f.type == "int"} or not values:
         raise argparse.ArgumentTypeError(f"must be such as steps=5,50 or tasks=8,16: got {text!r}")
     return {field: tuple(int(value) for value in values.split(","))}
 
@@ -81,7 +81,10 @@ def cases(args: argparse.Namespace) -> Iterator[tuple[Workload, Order, Varied]]:
 
 
 def peers_for(args: argparse.Namespace, workload: Workload, order: Order, *, steps: bool) -> list[str]:
-    """Those asked for; in a series by default fewstep and the two best of the workload's own measurement."""
+    """Those asked for; in a series by default fewstep and the two best of the workload's own measurement.
+
+    Against inner steps also fewstep's ways to spend memory on them.
+    """
     if args.peers:
         return args.peers
     if not args.scaling:

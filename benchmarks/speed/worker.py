@@ -8,6 +8,7 @@ Answers first with the time of the first meta-iteration and a file with its meta
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -78,10 +79,12 @@ class Session:
         return time.perf_counter() - start
 
     def forget_peak(self) -> None:
-        """Count peak memory from here: what a compiler took is gone by then."""
+        """Count peak memory from here, without what a compiler took."""
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
+            with suppress(AttributeError):  # what is kept for later tensors would count
+                ctypes.CDLL(None).malloc_trim(0)
             reset_peak()
 
     def memory(self) -> int:

@@ -55,7 +55,8 @@ def stepwise(
         chunk_size: Tasks computed together when vectorized: bounds memory.
         run: How a step and its derivative run: `compiled()` fuses their operations.
         keep: Whether the results of products are kept from a step for its derivative, instead of only the parameters
-            before it: faster, with memory that grows with the steps, if less than autograd takes.
+            before it: faster, with memory that grows with the steps, if less than autograd takes. The step is
+            recorded, however it runs: for functions that depend on nothing but their arguments.
         forward_mode: Whether the inner gradient is differentiated forwards: faster for convolutions. Not
             every operation of PyTorch has a right forward derivative of its gradient, and random numbers are not
             repeated: for bundled networks and cross-entropy, or after a comparison of your own.

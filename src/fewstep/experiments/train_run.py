@@ -85,7 +85,8 @@ def train(
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
     loaded_data = load_data(loaded, Path(data) if data else None, tasks, stored, device)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))  # later runs start at once
+    if loaded.execution.compile:  # later runs start at once
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
     learner = build_learner(loaded, module=model, loss=loss, device=device)
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_evaluation(loaded, loaded_data)

@@ -164,9 +164,11 @@ def _record(run: RunFolder, iteration: int, progress: _Progress, seconds: float)
 
 
 def _peak_memory_mib() -> float | None:
-    """Of this process so far; on a GPU, of its tensors there. None where the system does not tell."""
+    """Of this process so far; on GPUs, of its tensors there. None where the system does not tell."""
     if torch.cuda.is_initialized():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        on_gpus = sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
+        if on_gpus:  # else it computes on the CPU
+            return round(on_gpus / 2**20, 1)
     try:
         import resource
     except ImportError:  # Windows
