@@ -41,6 +41,10 @@ class Problem:
     def second_order(self) -> bool:
         return self.order == "second"
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.support_inputs.is_cuda
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scaled loss of inner and outer loop."""
         return self.workload.loss_scale * plain_loss(self.workload)(outputs, targets)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import QueryGradient, meta_gradient
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rules import Clipped, Except, LearnedSgd, Momentum, Sgd
-from fewstep.core.stepwise import outer_gradients, stepwise
+from fewstep.core.stepwise import _blocks, _chain, outer_gradients, stepwise
 from fewstep.core.trees import leaves
 from fewstep.core.types import Batch, MetaParams, Task
 from fewstep.models.convnet import ConvNet
@@ -125,6 +125,53 @@ before = peak()
 learner.step(Task(batch, batch))
 print(peak() - before)
 """
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 12])
+def test_dropout_draws_the_same_numbers_when_blocks_of_steps_are_computed_again(steps: int) -> None:
+    module = nn.Sequential(nn.Linear(2, 20), nn.Tanh(), nn.Dropout(0.5), nn.Linear(20, 2))
+    model = FunctionalModule(seeded(lambda: module))
+    model.train()
+    support_loss, query_loss = supervised(model)
+
+    def query_without_dropout(params: Params, task: Task) -> Tensor:
+        return sum((value.square().sum() for value in params.values()), torch.zeros(())) + 0 * query_loss(params, task)
+
+    tasks = regression_tasks(1)
+    task_gradient = QueryGradient(support_loss, query_without_dropout, Sgd(0.1), steps)
+    meta = MetaParams(model.params, {})
+    gradients: list[MetaParams] = []
+    for over_tasks in (sequential(), stepwise(vectorize=False)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            gradients.append(meta_gradient(task_gradient, meta, tasks, over_tasks)[0])
+    assert_same(gradients[0].model, gradients[1].model, atol=1e-12, rtol=1e-9)
+
+
+class Place:
+    """A point of the way that counts how many there are."""
+
+    alive = most = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        Place.alive += 1
+        Place.most = max(Place.most, Place.alive)
+
+    def __del__(self) -> None:
+        Place.alive -= 1
+
+
+@pytest.mark.parametrize(("steps", "most"), [(1, 1), (3, 2), (10, 4), (55, 10)])
+def test_recomputation_keeps_few_points_of_the_way(steps: int, most: int) -> None:
+    def step(point: Any, support: Any) -> tuple[Any, Any]:
+        return Place(point.number + 1), lambda cotangent: [*cotangent, point.number]
+
+    Place.most = Place.alive = 0
+    point, back = _chain(_blocks([step] * steps), cast("Any", Place(0)), torch.zeros(1))
+    assert cast("Any", point).number == steps
+    assert back(cast("Any", [])) == list(reversed(range(steps)))
+    assert Place.most <= most + 2  # besides, the end of the way, and where a step has just led
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from /proc")

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 PEERS = ("fewstep", "fewstep-eager", "loop", "vmap", "higher", "torchopt", "jax", "jax-map")
 """`fewstep` runs as fast as it can be told to; `fewstep-eager` with what it does by default."""
 
-VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse")
+VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse", "fewstep-captured")
 """fewstep with one choice made differently: steps computed again for their derivatives, uncompiled and compiled, and
-derivatives in reverse mode. Measured where asked for."""
+derivatives in reverse mode; captured as a CUDA graph without being compiled. Measured where asked for."""
 
 
 class Peer(Protocol):
@@ -36,7 +36,7 @@ def build(name: str, problem: Problem) -> Peer:
     if name.startswith("fewstep"):
         from benchmarks.speed.peers.fewstep import EXECUTIONS, Fewstep
 
-        return Fewstep(problem, EXECUTIONS[name](problem.workload))
+        return Fewstep(problem, EXECUTIONS[name](problem))
     if name.startswith("jax"):
         from benchmarks.speed.peers.jax import Jax
 

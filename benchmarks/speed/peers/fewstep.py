@@ -7,41 +7,45 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.speed.problem import adam, plain_loss
 
 import fewstep
-from fewstep.core.running import compiled, traced
+from fewstep.core.running import captured, compiled, plain
 from fewstep.core.stepwise import stepwise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.speed.problem import Problem
-    from benchmarks.speed.workloads import Workload
     from torch import Tensor
 
+    from fewstep.core.running import Run
 
-def _compiled(workload: Workload) -> dict[str, Any]:
+
+def _fast(problem: Problem) -> dict[str, Any]:
     """By the rule that recipes follow where a run is long enough to compile."""
+    workload, as_one = problem.workload, captured if problem.on_gpu else _as_it_is
     if workload.name in ("lstm", "transformer"):
-        return _eager(workload)
+        return {"over_tasks": fewstep.auto(), "run": as_one(plain)}
     if workload.name.startswith("sinusoid"):
-        return {"over_tasks": fewstep.vectorized(), "run": compiled()}
-    return _stepwise(workload, run=compiled(), keep=True)
+        return {"over_tasks": fewstep.vectorized(), "run": as_one(compiled())}
+    return _stepwise(problem, run=compiled(), keep=True) | {"run": as_one(plain)}
 
 
-def _eager(workload: Workload) -> dict[str, Any]:  # noqa: ARG001
-    return {"over_tasks": fewstep.auto()}
+def _as_it_is(run: Run) -> Run:
+    return run
 
 
-def _stepwise(workload: Workload, **how: Any) -> dict[str, Any]:
-    large = workload.name.startswith("miniimagenet")
-    return {"over_tasks": stepwise(**({"vectorize": not large, "forward_mode": workload.classifies} | how))}
+def _stepwise(problem: Problem, **how: Any) -> dict[str, Any]:
+    one_by_one = problem.workload.name.startswith("miniimagenet") and not problem.on_gpu
+    chosen = {"vectorize": not one_by_one, "forward_mode": problem.workload.classifies} | how
+    return {"over_tasks": stepwise(**chosen)}
 
 
-EXECUTIONS: dict[str, Callable[[Workload], dict[str, Any]]] = {
-    "fewstep": _compiled,
-    "fewstep-eager": _eager,
-    "fewstep-remat": lambda workload: _stepwise(workload, run=traced),  # `execution.remat`
-    "fewstep-recomputing": lambda workload: _stepwise(workload, run=compiled()),
-    "fewstep-reverse": lambda workload: _stepwise(workload, run=compiled(), keep=True, forward_mode=False),
+EXECUTIONS: dict[str, Callable[[Problem], dict[str, Any]]] = {
+    "fewstep": _fast,
+    "fewstep-eager": lambda _: {"over_tasks": fewstep.auto()},
+    "fewstep-remat": _stepwise,  # `execution.remat`
+    "fewstep-recomputing": lambda problem: _stepwise(problem, run=compiled()),
+    "fewstep-reverse": lambda problem: _stepwise(problem, run=compiled(), keep=True, forward_mode=False),
+    "fewstep-captured": lambda _: {"over_tasks": fewstep.auto(), "run": captured()},
 }
 
 

@@ -1,8 +1,8 @@
 """The outer gradient one inner step at a time, backwards from the last: `core.meta` defines it, here it is executed.
 
 The outer derivative goes back through one step at a time, so that what is compiled is one step, whatever their number.
-Of each step are kept the parameters before it, and it is computed again for its derivative: memory does not grow with
-the activations of all steps. Or the results of its products are kept too, and only the cheap rest is computed again.
+Either each step is computed again for its derivative, from parameters of which only some are kept: memory hardly grows
+with the steps. Or the results of a step's products are kept, and only the cheap rest is computed again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ Point: TypeAlias = tuple[Params, State, Params]
 Pullback: TypeAlias = Callable[[Point], Point]
 Step: TypeAlias = Callable[[Point, Any], tuple[Point, Pullback]]
 Linearize: TypeAlias = Callable[[QueryGradient, int, Point, Any], tuple[Point, Pullback]]
-StepOf: TypeAlias = Callable[[QueryGradient, int, Linearize, Run, Run], Step]
 
 
 def stepwise(
@@ -54,9 +53,10 @@ def stepwise(
         vectorize: Whether tasks are computed together, or one after the other.
         chunk_size: Tasks computed together when vectorized: bounds memory.
         run: How a step and its derivative run: `compiled()` fuses their operations.
-        keep: Whether the results of products are kept from a step for its derivative, instead of only the parameters
-            before it: faster, with memory that grows with the steps, if less than autograd takes. The step is
-            recorded, however it runs: for functions that depend on nothing but their arguments.
+        keep: Whether the results of products are kept from a step for its derivative: faster, with memory that
+            grows with the steps, if less than autograd takes. The step is recorded, however it runs: for functions
+            that depend on nothing but their arguments. Else parameters are kept, for S steps at most sqrt(2 S) + 1
+            times, and steps computed again.
         forward_mode: Whether the inner gradient is differentiated forwards: faster for convolutions. Not
             every operation of PyTorch has a right forward derivative of its gradient, and random numbers are not
             repeated: for bundled networks and cross-entropy, or after a comparison of your own.
@@ -69,11 +69,8 @@ def stepwise(
         if isinstance(function, Displacement):
             gradient = _displacement(function, lift, run)
         else:
-            step_of, linearize = (
-                _keeping if keep else _recomputing,
-                _linearized_forwards if forward_mode else _linearized,
-            )
-            gradient = _query_gradient(function, lift, run, step_of, linearize)
+            linearize = _linearized_forwards if forward_mode else _linearized
+            gradient = _query_gradient(function, lift, run, keep, linearize)
 
         @torch.no_grad()  # derivatives are taken inside the pieces
         def mapped(meta: MetaParams, tasks: Task) -> tuple[MetaParams, Tensor]:
@@ -110,22 +107,64 @@ def _displacement(outer: Displacement, lift: Run, run: Run) -> Function:
     return displacement
 
 
-def _query_gradient(outer: QueryGradient, lift: Run, run: Run, step_of: StepOf, linearize: Linearize) -> Function:
+def _query_gradient(outer: QueryGradient, lift: Run, run: Run, keep: bool, linearize: Linearize) -> Function:
     start, end = lift(partial(_start, outer.rule)), run(lift(partial(_end, outer, linearize)))
-    steps = [step_of(outer, k, linearize, lift, run) for k in range(outer.steps - 1)]
+    step_of = _keeping if keep else _recomputing
+    each = [step_of(outer, k, linearize, lift, run) for k in range(outer.steps - 1)]
+    steps = each if keep else _blocks(each)
 
     def gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
-        point: Point = (meta.model, start(meta.model), meta.rule)
-        pullbacks: list[Pullback] = []
-        for step in steps:
-            point, pullback = step(point, task.support)
-            pullbacks.append(pullback)
+        point, pullback = _chain(steps, (meta.model, start(meta.model), meta.rule), task.support)
         cotangent, losses = end(point, task)
-        while pullbacks:  # what a step kept is freed once it has served
-            cotangent = pullbacks.pop()(cotangent)
+        cotangent = pullback(cotangent)
         return MetaParams(cotangent[0], cotangent[2]), losses
 
     return gradient
+
+
+def _chain(steps: list[Step], point: Point, support: Any) -> tuple[Point, Pullback]:
+    """Steps one after the other, and the way back through all of them, which can be gone once."""
+    pullbacks: list[Pullback] = []
+    for step in steps:
+        point, pullback = step(point, support)
+        pullbacks.append(pullback)
+
+    def back(cotangent: Point) -> Point:
+        while pullbacks:  # what a step kept is freed once it has served
+            cotangent = pullbacks.pop()(cotangent)
+        return cotangent
+
+    return point, back
+
+
+def _blocks(steps: list[Step]) -> list[Step]:
+    """The steps in blocks that each keep only where they begin: n, n - 1, ... 1 steps long.
+
+    On the way back a block is gone through once more. The earlier it stands, the fewer blocks before it still keep
+    their beginning, so the longer it may be: never are more than n points kept, n (n + 1) / 2 being the steps.
+    """
+    size = next(n for n in range(len(steps) + 1) if n * (n + 1) // 2 >= len(steps))
+    blocks: list[Step] = []
+    while steps:
+        blocks.append(_block(steps[:size]))
+        steps, size = steps[size:], size - 1
+    return blocks
+
+
+def _block(steps: list[Step]) -> Step:
+    def forward(point: Point, support: Any) -> tuple[Point, Pullback]:
+        start, random = point, _Random(support)
+        for step in steps:
+            point, _ = step(point, support)
+
+        def back(cotangent: Point) -> Point:
+            with random.again():
+                _, pullback = _chain(steps, start, support)
+            return pullback(cotangent)
+
+        return point, back
+
+    return steps[0] if len(steps) == 1 else forward
 
 
 def _recomputing(outer: QueryGradient, index: int, linearize: Linearize, lift: Run, run: Run) -> Step:

@@ -15,7 +15,7 @@ from fewstep.core import algorithms
 from fewstep.core.over_tasks import auto, sequential, vectorized
 from fewstep.core.rng import derived_seed
 from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Only, Sgd, UpdateRule
-from fewstep.core.running import Run, compiled, plain, traced
+from fewstep.core.running import Run, captured, compiled, plain, traced
 from fewstep.core.stepwise import outer_gradients, stepwise
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.config import (
@@ -274,7 +274,7 @@ def build_learner(
                 metrics=metrics,
                 device=device,
             )
-        over_tasks, run = _execution(recipe)
+        over_tasks, run = _execution(recipe, device)
         return SupervisedLearner(
             model,
             loss,
@@ -363,14 +363,17 @@ _LARGE_IMAGE = 64
 """Pixels from which tasks of images run one after the other: one fills the cores, all would fill the memory."""
 
 
-def _execution(recipe: Recipe) -> tuple[OverTasks, Run]:
+def _execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
     """How tasks are mapped, and how the meta-gradient as a whole runs."""
     chosen = recipe.execution
     # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
     # where few sizes of tasks come again and again.
     ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
     own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
+    on_gpu = device.startswith("cuda")
     replay = traced if own and not ragged else plain
+    # Recomputation restores the state of random numbers, which no graph can.
+    as_one = captured if on_gpu and replay is traced and not chosen.remat else _as_it_is
     if chosen.over_tasks == "sequential":
         others = sequential()
     elif chosen.over_tasks == "vectorized":
@@ -379,21 +382,25 @@ def _execution(recipe: Recipe) -> tuple[OverTasks, Run]:
         others = auto(chosen.chunk_size, replay)
     if chosen.compile and recipe.model.kind == "mlp" and not chosen.remat and chosen.over_tasks != "sequential":
         # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
-        return outer_gradients(vectorized(chosen.chunk_size), others), compiled()
+        return outer_gradients(vectorized(chosen.chunk_size), others), as_one(compiled())
     if not (chosen.compile or chosen.remat):
-        return others, plain
-    one_by_one = chosen.over_tasks == "sequential" or _image_size(recipe) >= _LARGE_IMAGE
+        return others, as_one(plain)
+    one_by_one = chosen.over_tasks == "sequential" or (_image_size(recipe) >= _LARGE_IMAGE and not on_gpu)
     # Forward derivatives are tested for our convolutional network and cross-entropy.
     forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
     over_tasks = stepwise(
         vectorize=not one_by_one,
         chunk_size=chosen.chunk_size,
-        run=compiled() if chosen.compile else replay,
+        run=compiled() if chosen.compile else plain,  # recording every step takes longer than it saves
         keep=not chosen.remat,
         forward_mode=forward,
         others=others,
     )
-    return over_tasks, plain
+    return over_tasks, as_one(plain)
+
+
+def _as_it_is(run: Run) -> Run:
+    return run
 
 
 def _image_size(recipe: Recipe) -> int:

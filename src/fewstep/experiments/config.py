@@ -265,6 +265,8 @@ class Execution(_Section):
     compile: bool = False
     """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
     and loss are fewstep's own and the run is long enough to pay for it."""
+    tf32: bool = False
+    """Round the factors of products to TensorFloat-32 on GPUs that have it: faster, with three digits."""
     remat: bool = False
     """Compute inner steps again rather than keep them (`core.stepwise`): memory hardly grows with their number."""
 

@@ -15,11 +15,11 @@ from fewstep.experiments.runs import (
     READY,
     as_many_as_there_are,
     checked_device,
+    computing_as,
     load_learner,
     open_run,
     recipe_of,
     stored_data,
-    threads_of,
 )
 from fewstep.training.evaluation import Evaluation, mean_and_ci95
 from fewstep.training.evaluation import evaluate as evaluate_learner
@@ -92,7 +92,7 @@ def evaluate(
     def learner_with(inner_lr: float) -> BuiltLearner:
         return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device, inner_lr=inner_lr)
 
-    with threads_of(recipe):
+    with computing_as(recipe):
         inner_lr = _tuned_inner_lr(recipe, loaded, plan, learner_with)
         learner = learner_with(inner_lr)
         evaluation = _curves(learner, loaded, plan, split, progress)

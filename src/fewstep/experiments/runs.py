@@ -146,14 +146,19 @@ def load_learner(
 
 
 @contextmanager
-def threads_of(recipe: Recipe) -> Generator[None]:
-    """Compute with the recipe's number of threads, then as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(recipe.execution.threads or before)
+def computing_as(recipe: Recipe) -> Generator[None]:
+    """Compute with the recipe's number of threads and precision, then as before."""
+    products: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = torch.get_num_threads(), [kind.allow_tf32 for kind in products]
+    torch.set_num_threads(recipe.execution.threads or before[0])
+    for kind in products:
+        kind.allow_tf32 = recipe.execution.tf32
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        for kind, allowed in zip(products, before[1], strict=True):
+            kind.allow_tf32 = allowed
 
 
 def checked_device(name: str) -> str:

@@ -20,10 +20,10 @@ from fewstep.experiments.config import Recipe, differing_keys, load_recipe, reci
 from fewstep.experiments.runs import (
     as_many_as_there_are,
     checked_device,
+    computing_as,
     recipe_of,
     shots_and_queries,
     stored_data,
-    threads_of,
 )
 from fewstep.tasks.omniglot import cache_folder
 from fewstep.training import loop
@@ -103,7 +103,7 @@ def train(
             validate_every=loaded.validation.every,
             patience=loaded.validation.patience,
         )
-        with threads_of(loaded), ExitStack() as closing:
+        with computing_as(loaded), ExitStack() as closing:
             boards = [TensorBoard(path / "tensorboard")] if tensorboard_available() else []
             for board in boards:
                 closing.callback(board.close)
