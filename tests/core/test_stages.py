@@ -102,6 +102,27 @@ def test_results_that_are_equal_do_not_share_memory() -> None:
     assert len({result.data_ptr() for result in results}) == 3
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: ((product := x @ x), product.view(-1)),
+        lambda x: (x.mul(2), x.mul(2).split(2)[0]),
+        lambda x: (x.mul(2), x.mul(2).unbind()[0]),
+    ],
+    ids=["view of a product", "split", "unbind"],
+)
+def test_a_view_that_comes_of_a_merged_operation_is_copied(function: Any) -> None:
+    first, second = record(function, draw(4, 4))(draw(4, 4, seed=1))
+    assert_same([first, second], list(function(draw(4, 4, seed=1))))
+    assert first.data_ptr() != second.data_ptr()
+
+
+def test_an_input_is_not_handed_back_for_a_sum_with_zeros() -> None:
+    inputs = draw(3)
+    result = record(lambda x: x + torch.zeros_like(x), inputs)(inputs)
+    assert result.data_ptr() != inputs.data_ptr()
+
+
 def test_random_numbers_are_drawn_each_time() -> None:
     recording = record(lambda inputs: torch.rand_like(inputs) - torch.rand_like(inputs), draw(3))
     first, second = recording(draw(3)), recording(draw(3))

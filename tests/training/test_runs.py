@@ -19,6 +19,7 @@ from fewstep.core.types import Batch, Task
 from fewstep.errors import Interrupted, NonFiniteError, RunError
 from fewstep.experiments import train_run
 from fewstep.experiments.config import load_recipe
+from fewstep.experiments.runs import computing_as
 from fewstep.training import checkpoint, loop
 from fewstep.training.records import RunFolder, locked
 
@@ -515,3 +516,29 @@ def test_a_compiled_run_trains_to_the_same_and_resumes_bit_for_bit(tmp_path):
     assert_identical(whole, resumed)
     eager = final(train(tmp_path / "eager", "meta.iterations=6"))
     assert all(torch.allclose(eager[name], value, atol=1e-5) for name, value in final(whole).items())
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_products_have_the_precision_of_the_recipe_while_it_computes(tf32: bool) -> None:
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = flags()
+    with computing_as(load_recipe("sinusoid-10shot", [f"execution.tf32={str(tf32).lower()}"])):
+        assert flags() == (tf32, tf32)
+    assert flags() == before != (tf32, tf32)
+
+
+NEWER = """
+import torch
+from fewstep.experiments.config import load_recipe
+from fewstep.experiments.runs import computing_as
+from fewstep.experiments.runs import computing_as
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+with computing_as(load_recipe("sinusoid-10shot")):
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+"""
+
+
+def test_a_precision_set_the_newer_way_is_left_alone() -> None:
+    subprocess.run([sys.executable, "-c", NEWER], check=True)

@@ -16,21 +16,17 @@ if TYPE_CHECKING:
     from benchmarks.speed.problem import Problem
     from torch import Tensor
 
-    from fewstep.core.running import Run
-
 
 def _fast(problem: Problem) -> dict[str, Any]:
     """By the rule that recipes follow where a run is long enough to compile."""
-    workload, as_one = problem.workload, captured if problem.on_gpu else _as_it_is
+    workload = problem.workload
     if workload.name in ("lstm", "transformer"):
-        return {"over_tasks": fewstep.auto(), "run": as_one(plain)}
-    if workload.name.startswith("sinusoid"):
-        return {"over_tasks": fewstep.vectorized(), "run": as_one(compiled())}
-    return _stepwise(problem, run=compiled(), keep=True) | {"run": as_one(plain)}
-
-
-def _as_it_is(run: Run) -> Run:
-    return run
+        how = {"over_tasks": fewstep.auto(), "run": plain}
+    elif workload.name.startswith("sinusoid"):
+        how = {"over_tasks": fewstep.vectorized(), "run": compiled()}
+    else:
+        how = _stepwise(problem, run=compiled(), keep=True) | {"run": plain}
+    return how | {"run": captured(how["run"])} if problem.on_gpu else how
 
 
 def _stepwise(problem: Problem, **how: Any) -> dict[str, Any]:

@@ -96,39 +96,46 @@ def captured(run: Run = plain) -> Run:
         run: How the function runs that is captured.
 
     Returns:
-        A `Run` whose results stay valid until the next call, which writes over them.
+        A `Run` whose results stay valid until the next call of the function, which writes over them.
     """
+    warn = cache(log.warning)  # once for each reason
 
     def captured_run(function: Function) -> Function:
-        launched = run(function)
+        launched, pools = run(function), dict[torch.device, Any]()
 
         def prepared(*args: Any) -> Function:
-            return _captured(launched, args) if any(leaf.is_cuda for leaf in leaves(args)) else launched
+            device = next((leaf.device for leaf in leaves(args) if leaf.is_cuda), None)
+            if device is None:
+                return launched
+            with torch.cuda.device(device):
+                if device not in pools:  # one memory for all structures: no two run at a time
+                    pools[device] = torch.cuda.graph_pool_handle()
+                return _captured(launched, args, pools[device], warn)
 
         return _prepared_once(launched, prepared)
 
     return captured_run
 
 
-def _captured(function: Function, args: tuple[Any, ...]) -> Function:
+def _captured(function: Function, args: tuple[Any, ...], pool: Any, warn: Callable[..., None]) -> Function:
     fixed = tree_map(_copy, args)
+    inputs = leaves(fixed)
     aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     aside.wait_stream(torch.cuda.current_stream())
-    devices = {leaf.device for leaf in leaves(args)}
-    with torch.cuda.stream(aside), cast("Any", torch.random).fork_rng(devices):
-        for _ in range(2):  # what is prepared in first calls cannot be captured
-            function(*fixed)
+    with torch.cuda.stream(aside):  # left again even where a capture fails
+        with cast("Any", torch.random).fork_rng([torch.cuda.current_device()]):
+            for _ in range(2):  # what is prepared in first calls cannot be captured
+                function(*fixed)
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=aside):
+                results = function(*fixed)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as failure:
+            reason = str(failure).strip().partition("\n")[0]
+            warn("The meta-gradient is not captured (%s): it runs as it is, which is slower", reason)
+            return function
     torch.cuda.current_stream().wait_stream(aside)
-    try:
-        with torch.cuda.graph(graph):
-            results = function(*fixed)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as failure:
-        reason = str(failure).strip().partition("\n")[0]
-        log.warning("The meta-gradient is not captured (%s): it runs as it is, which is slower", reason)
-        return function
-    inputs = leaves(fixed)
 
     @torch.no_grad()
     def replay(*args: Any) -> Any:

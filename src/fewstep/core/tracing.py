@@ -121,9 +121,15 @@ def _keep_results_apart(graph: Any) -> None:
 
 def _memory_of(node: Any) -> Any:
     """The node whose memory the node's tensor is a view of."""
+    if node.target is operator.getitem:  # of an operation with several results, which may be views
+        return _memory_of(node.args[0]) if _is_view(node.args[0]) else node
+    return _memory_of(node.args[0]) if _is_view(node) else node
+
+
+def _is_view(node: Any) -> bool:
     schema = getattr(node.target, "_schema", None)
-    is_view = schema is not None and schema.returns and schema.returns[0].alias_info is not None
-    return _memory_of(node.args[0]) if is_view else node
+    says_so = schema is not None and schema.returns and schema.returns[0].alias_info is not None
+    return bool(says_so) or node.target in _RESHAPES
 
 
 def _equal_to(node: Any, source: Any) -> Any:
@@ -140,7 +146,8 @@ def _equal_to(node: Any, source: Any) -> Any:
         return source.args[0] if swapped[0] == swapped[1] else None
     if node.target is _aten.add.Tensor and not node.kwargs:
         for term, other in (node.args, reversed(node.args)):
-            if _is_zero(other) and _layout(node) == _layout(term):
+            is_input = getattr(term, "op", None) == "placeholder"  # it stays the caller's: a result must not be it
+            if _is_zero(other) and _layout(node) == _layout(term) and not is_input:
                 return term
     return None
 

@@ -370,10 +370,8 @@ def _execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
     # where few sizes of tasks come again and again.
     ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
     own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
-    on_gpu = device.startswith("cuda")
     replay = traced if own and not ragged else plain
-    # Recomputation restores the state of random numbers, which no graph can.
-    as_one = captured if on_gpu and replay is traced and not chosen.remat else _as_it_is
+    on_gpu = device.startswith("cuda")
     if chosen.over_tasks == "sequential":
         others = sequential()
     elif chosen.over_tasks == "vectorized":
@@ -382,13 +380,22 @@ def _execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
         others = auto(chosen.chunk_size, replay)
     if chosen.compile and recipe.model.kind == "mlp" and not chosen.remat and chosen.over_tasks != "sequential":
         # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
-        return outer_gradients(vectorized(chosen.chunk_size), others), as_one(compiled())
-    if not (chosen.compile or chosen.remat):
-        return others, as_one(plain)
+        over_tasks, run = outer_gradients(vectorized(chosen.chunk_size), others), compiled()
+    elif chosen.compile or chosen.remat:
+        over_tasks, run = _stepwise(recipe, others, on_gpu), plain
+    else:
+        over_tasks, run = others, plain
+    # Recomputation restores the state of random numbers, which no graph can.
+    capture = on_gpu and replay is traced and not chosen.remat
+    return over_tasks, captured(run) if capture else run
+
+
+def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool) -> OverTasks:
+    chosen = recipe.execution
     one_by_one = chosen.over_tasks == "sequential" or (_image_size(recipe) >= _LARGE_IMAGE and not on_gpu)
     # Forward derivatives are tested for our convolutional network and cross-entropy.
     forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
-    over_tasks = stepwise(
+    return stepwise(
         vectorize=not one_by_one,
         chunk_size=chosen.chunk_size,
         run=compiled() if chosen.compile else plain,  # recording every step takes longer than it saves
@@ -396,11 +403,6 @@ def _execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
         forward_mode=forward,
         others=others,
     )
-    return over_tasks, as_one(plain)
-
-
-def _as_it_is(run: Run) -> Run:
-    return run
 
 
 def _image_size(recipe: Recipe) -> int:

@@ -147,18 +147,25 @@ def load_learner(
 
 @contextmanager
 def computing_as(recipe: Recipe) -> Generator[None]:
-    """Compute with the recipe's number of threads and precision, then as before."""
+    """Compute with the recipe's number of threads and precision, then as before.
+
+    Precision that was set through PyTorch's newer `fp32_precision` stays: the two cannot be mixed.
+    """
+    threads = torch.get_num_threads()
     products: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = torch.get_num_threads(), [kind.allow_tf32 for kind in products]
-    torch.set_num_threads(recipe.execution.threads or before[0])
+    try:
+        allowed = [kind.allow_tf32 for kind in products]
+    except RuntimeError:
+        products, allowed = (), []
+    torch.set_num_threads(recipe.execution.threads or threads)
     for kind in products:
         kind.allow_tf32 = recipe.execution.tf32
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        for kind, allowed in zip(products, before[1], strict=True):
-            kind.allow_tf32 = allowed
+        torch.set_num_threads(threads)
+        for kind, before in zip(products, allowed, strict=True):
+            kind.allow_tf32 = before
 
 
 def checked_device(name: str) -> str:

@@ -137,11 +137,11 @@ class SupervisedLearner:
         tasks = self._prepared(tasks)
         self.module.train()
         gradients, norm, mean_loss = self._meta_gradient(self.meta, tasks)  # lines 5-9
-        loss = mean_loss.item()
-        if not (math.isfinite(loss) and math.isfinite(norm.item())):
+        loss, gradient_norm = mean_loss.item(), norm.item()
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             self._raise_non_finite(tasks)
         self._meta_update(gradients, norm)  # line 10
-        return {"query_loss": loss / self._loss_scale, "gradient_norm": norm.item()}
+        return {"query_loss": loss / self._loss_scale, "gradient_norm": gradient_norm}
 
     def adapt(self, support: Batch, steps: int | None = None) -> Adapted:
         """Adapt to one task.

@@ -56,13 +56,16 @@ def test_capturing_changes_nothing_without_a_gpu() -> None:
         lambda: {"over_tasks": stepwise()},
     ],
 )
-def test_a_gpu_learns_what_the_cpu_learns(how: Callable[[], dict]) -> None:
-    torch.backends.cudnn.allow_tf32 = False
+def test_a_gpu_learns_what_the_cpu_learns(
+    how: Callable[[], dict], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     on_gpu, on_cpu = learner("cuda", **how()), learner("cpu")
     for seed in range(4):  # other tasks each time: a replay must read what is new
         fast, slow = on_gpu.step(tasks(seed, "cuda")), on_cpu.step(tasks(seed, "cpu"))
         assert fast["query_loss"] == pytest.approx(slow["query_loss"], rel=2e-3)
         assert fast["gradient_norm"] == pytest.approx(slow["gradient_norm"], rel=2e-2)
+    assert not caplog.records  # it was captured and compiled as told
 
 
 @needs_gpu
@@ -71,7 +74,9 @@ def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture)
     x = torch.ones(3, device="cuda")
     for _ in range(2):
         assert torch.equal(run(x).cpu(), torch.full((3,), 3.0))
-    assert "not captured" in caplog.text
+    assert caplog.text.count("not captured") == 1
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.rand(1, device="cuda").isfinite()  # random numbers are not left in the graph
 
 
 @needs_gpu
