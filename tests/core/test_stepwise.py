@@ -14,7 +14,7 @@ from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import QueryGradient, meta_gradient
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rules import Clipped, Except, LearnedSgd, Momentum, Sgd
-from fewstep.core.stepwise import _blocks, _chain, outer_gradients, stepwise
+from fewstep.core.stepwise import Recomputed, _blocks, _chain, outer_gradients, stepwise
 from fewstep.core.trees import leaves
 from fewstep.core.types import Batch, MetaParams, Task
 from fewstep.models.convnet import ConvNet
@@ -162,16 +162,26 @@ class Place:
         Place.alive -= 1
 
 
-@pytest.mark.parametrize(("steps", "most"), [(1, 1), (3, 2), (10, 4), (55, 10)])
-def test_recomputation_keeps_few_points_of_the_way(steps: int, most: int) -> None:
-    def step(point: Any, support: Any) -> tuple[Any, Any]:
-        return Place(point.number + 1), lambda cotangent: [*cotangent, point.number]
+@pytest.mark.parametrize(
+    ("steps", "most", "again"), [(1, 1, 0), (2, 2, 0), (4, 3, 2), (10, 4, 6), (49, 10, 39), (55, 10, 45)]
+)
+def test_recomputation_keeps_few_points_and_goes_each_way_once_more_at_most(steps: int, most: int, again: int) -> None:
+    went = 0
+
+    def ahead(point: Any, support: Any) -> Any:
+        nonlocal went
+        went += 1
+        return Place(point.number + 1)
+
+    def pullback(point: Any, support: Any, cotangent: Any) -> Any:
+        return [*cotangent, point.number]
 
     Place.most = Place.alive = 0
-    point, back = _chain(_blocks([step] * steps), cast("Any", Place(0)), torch.zeros(1))
+    point, back = _chain(_blocks([Recomputed(ahead, pullback)] * steps), cast("Any", Place(0)), torch.zeros(1))
     assert cast("Any", point).number == steps
     assert back(cast("Any", [])) == list(reversed(range(steps)))
-    assert Place.most <= most + 2  # besides, the end of the way, and where a step has just led
+    assert Place.most <= most + 1  # besides, the end of the way
+    assert went <= steps + again
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from /proc")

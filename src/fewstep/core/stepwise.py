@@ -7,8 +7,9 @@ with the steps. Or the results of a step's products are kept, and only the cheap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -109,9 +110,8 @@ def _displacement(outer: Displacement, lift: Run, run: Run) -> Function:
 
 def _query_gradient(outer: QueryGradient, lift: Run, run: Run, keep: bool, linearize: Linearize) -> Function:
     start, end = lift(partial(_start, outer.rule)), run(lift(partial(_end, outer, linearize)))
-    step_of = _keeping if keep else _recomputing
-    each = [step_of(outer, k, linearize, lift, run) for k in range(outer.steps - 1)]
-    steps = each if keep else _blocks(each)
+    how = [(outer, index, linearize, lift, run) for index in range(outer.steps - 1)]
+    steps: list[Step] = [_keeping(*each) for each in how] if keep else _blocks([_recomputing(*each) for each in how])
 
     def gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
         point, pullback = _chain(steps, (meta.model, start(meta.model), meta.rule), task.support)
@@ -122,7 +122,7 @@ def _query_gradient(outer: QueryGradient, lift: Run, run: Run, keep: bool, linea
     return gradient
 
 
-def _chain(steps: list[Step], point: Point, support: Any) -> tuple[Point, Pullback]:
+def _chain(steps: Sequence[Step], point: Point, support: Any) -> tuple[Point, Pullback]:
     """Steps one after the other, and the way back through all of them, which can be gone once."""
     pullbacks: list[Pullback] = []
     for step in steps:
@@ -137,51 +137,62 @@ def _chain(steps: list[Step], point: Point, support: Any) -> tuple[Point, Pullba
     return point, back
 
 
-def _blocks(steps: list[Step]) -> list[Step]:
-    """The steps in blocks that each keep only where they begin: n, n - 1, ... 1 steps long.
+def _blocks(steps: list[Recomputed]) -> list[Step]:
+    """The steps in blocks that each keep only where they begin, n, n - 1, ... steps long, and the last ones singly.
 
     On the way back a block is gone through once more. The earlier it stands, the fewer blocks before it still keep
     their beginning, so the longer it may be: never are more than n points kept, n (n + 1) / 2 being the steps.
     """
     size = next(n for n in range(len(steps) + 1) if n * (n + 1) // 2 >= len(steps))
     blocks: list[Step] = []
-    while steps:
+    while len(steps) > size:
         blocks.append(_block(steps[:size]))
         steps, size = steps[size:], size - 1
-    return blocks
+    return [*blocks, *steps]
 
 
-def _block(steps: list[Step]) -> Step:
-    def forward(point: Point, support: Any) -> tuple[Point, Pullback]:
-        start, random = point, _Random(support)
+def _block(steps: list[Recomputed]) -> Step:
+    def forward(start: Point, support: Any) -> tuple[Point, Pullback]:
+        random, point = _Random(support), start
         for step in steps:
-            point, _ = step(point, support)
+            point = step.ahead(point, support)
 
         def back(cotangent: Point) -> Point:
             with random.again():
-                _, pullback = _chain(steps, start, support)
-            return pullback(cotangent)
+                before_last, pullback = _chain(steps[:-1], start, support)
+                pullback_of_last = steps[-1].back_to(before_last, support)
+            return pullback(pullback_of_last(cotangent))
 
         return point, back
 
-    return steps[0] if len(steps) == 1 else forward
+    return forward
 
 
-def _recomputing(outer: QueryGradient, index: int, linearize: Linearize, lift: Run, run: Run) -> Step:
+@dataclass(frozen=True)
+class Recomputed:
     """A step that keeps where it began, and is made again for its derivative."""
-    step = run(lift(partial(_step, outer, index)))
-    pullback = run(lift(partial(_pullback, outer, linearize, index)))
 
-    def forward(point: Point, support: Any) -> tuple[Point, Pullback]:
+    ahead: Callable[[Point, Any], Point]
+    pullback: Callable[[Point, Any, Point], Point]
+
+    def __call__(self, point: Point, support: Any) -> tuple[Point, Pullback]:
+        """The point after, and the way back from it."""
+        back = self.back_to(point, support)  # before the step draws random numbers
+        return self.ahead(point, support), back
+
+    def back_to(self, point: Point, support: Any) -> Pullback:
+        """The way back to a point, with the random numbers that are next now."""
         random = _Random(support)
 
         def back(cotangent: Point) -> Point:
             with random.again():
-                return pullback(point, support, cotangent)
+                return self.pullback(point, support, cotangent)
 
-        return step(point, support), back
+        return back
 
-    return forward
+
+def _recomputing(outer: QueryGradient, index: int, linearize: Linearize, lift: Run, run: Run) -> Recomputed:
+    return Recomputed(run(lift(partial(_step, outer, index))), run(lift(partial(_pullback, outer, linearize, index))))
 
 
 def _keeping(outer: QueryGradient, index: int, linearize: Linearize, lift: Run, run: Run) -> Step:
