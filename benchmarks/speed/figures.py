@@ -59,10 +59,11 @@ def draw(cases: list[Case], path: Path) -> None:
             whole.setdefault((case["device"], case["order"]), []).append(case)
     rows = len(whole) + (len(varied) + 1) // 2
     figure = plt.figure(figsize=(12, 4 * rows), layout="constrained")
+    places = figure.add_gridspec(rows, 2)  # one grid for both, or the layout lets them overlap
     for row, group in enumerate(whole.values()):
-        bars(figure.add_subplot(rows, 1, row + 1), group)
+        bars(figure.add_subplot(places[row, :]), group)
     for i, group in enumerate(varied.values()):
-        curves(figure.add_subplot(rows, 2, 2 * len(whole) + i + 1), group)
+        curves(figure.add_subplot(places[len(whole) + i // 2, i % 2]), group)
     for axes in figure.axes:
         axes.grid(axis="y", alpha=0.3)
         axes.legend(fontsize="small", ncols=2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.speed.workloads import WORKLOADS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,6 +31,7 @@ def merge(path: Path, case: Case) -> None:
         cases[places[0]] = case
     else:
         cases.append(case)
+    cases.sort(key=lambda case: list(WORKLOADS).index(case["workload"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps({"cases": cases}, indent=1) + "\n")

@@ -68,7 +68,7 @@ class Session:
         if spec["peer"].startswith("jax") and self.cuda:
             raise RuntimeError("JAX is installed for the CPU alone.")
         self.peer: Peer = build(spec["peer"], self.problem)
-        self.baseline = torch.cuda.memory_allocated() if self.cuda else reset_peak()
+        self.baseline = torch.cuda.memory_reserved() if self.cuda else reset_peak()
 
     def seconds(self) -> float:
         """The time of one meta-iteration."""
@@ -81,6 +81,7 @@ class Session:
     def forget_peak(self) -> None:
         """Count peak memory from here, without what a compiler took."""
         if self.cuda:
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         else:
             with suppress(AttributeError):  # what is kept for later tensors would count
@@ -88,8 +89,11 @@ class Session:
             reset_peak()
 
     def memory(self) -> int:
-        """Peak bytes beyond imports, parameters and tasks, since the first meta-iteration."""
-        return (torch.cuda.max_memory_allocated() if self.cuda else resident("VmHWM")) - self.baseline
+        """Peak bytes beyond imports, parameters and tasks, since the first meta-iteration.
+
+        On a GPU those reserved, since a captured graph allocates nothing when it runs.
+        """
+        return (torch.cuda.max_memory_reserved() if self.cuda else resident("VmHWM")) - self.baseline
 
     def save_gradient(self, path: str) -> None:
         """The first meta-gradient, into a file."""
