@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from fewstep import cli
-from fewstep.experiments.config import bundled_recipes, load_recipe
+from fewstep.experiments.recipe_files import bundled_recipes, load_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -30,7 +30,7 @@ def test_training_imports_no_plotting_and_no_extra():
 
 
 def test_listing_recipes_does_not_import_torch():
-    assert "torch" not in imported_by("from fewstep.experiments.config import bundled_recipes; bundled_recipes()")
+    assert "torch" not in imported_by("from fewstep.experiments.recipe_files import bundled_recipes; bundled_recipes()")
 
 
 def test_the_front_door_is_sorted_complete_and_short():

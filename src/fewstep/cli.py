@@ -78,7 +78,7 @@ class Figure(StrEnum):
 @app.command()
 def recipes() -> None:
     """List the bundled recipes."""
-    from fewstep.experiments.config import bundled_recipes
+    from fewstep.experiments.recipe_files import bundled_recipes
     from fewstep.reporting.tables import recipes_table
 
     output.print(recipes_table(bundled_recipes()))
@@ -102,7 +102,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
 ) -> None:
     """Meta-train a recipe into a run folder."""
-    from fewstep.experiments.config import load_recipe
+    from fewstep.experiments.recipe_files import load_recipe
 
     if seed is not None and seeds is not None:
         raise RecipeError("Give --seed or --seeds, not both.")

@@ -24,8 +24,8 @@ def demo(out: Path, console: Console, train: Callable[..., None]) -> None:
         console: Where the table goes.
         train: Trains one recipe into a folder, with progress.
     """
-    from fewstep.experiments.config import load_recipe
     from fewstep.experiments.evaluate_run import evaluate
+    from fewstep.experiments.recipe_files import load_recipe
     from fewstep.reporting.plots import adaptation_figure, learning_curve_figure
     from fewstep.reporting.reading import illustrations
     from fewstep.reporting.tables import evaluation_table

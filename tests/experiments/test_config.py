@@ -9,14 +9,10 @@ import pytest
 
 import fewstep
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import build_learner, load_data
-from fewstep.experiments.config import (
-    Recipe,
-    bundled_recipes,
-    differing_keys,
-    load_recipe,
-    recipe_values,
-)
+from fewstep.experiments.build import build_learner
+from fewstep.experiments.config import Recipe
+from fewstep.experiments.data import load_data
+from fewstep.experiments.recipe_files import bundled_recipes, differing_keys, load_recipe, recipe_values
 
 MINIMAL = {
     "tasks": {"kind": "sinusoid"},

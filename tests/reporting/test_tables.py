@@ -8,7 +8,7 @@ import pytest
 from rich.text import Text
 
 from fewstep.errors import RunError
-from fewstep.experiments.config import bundled_recipes
+from fewstep.experiments.recipe_files import bundled_recipes
 from fewstep.reporting.published import published
 from fewstep.reporting.tables import evaluation_table, plain, recipes_table
 

@@ -18,7 +18,7 @@ import fewstep
 from fewstep.core.types import Batch, Task
 from fewstep.errors import Interrupted, NonFiniteError, RunError
 from fewstep.experiments import train_run
-from fewstep.experiments.config import load_recipe
+from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import computing_as
 from fewstep.training import checkpoint, loop
 from fewstep.training.records import RunFolder, locked
@@ -531,7 +531,7 @@ def test_products_have_the_precision_of_the_recipe_while_it_computes(tf32: bool)
 
 NEWER = """
 import torch
-from fewstep.experiments.config import load_recipe
+from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import computing_as
 from fewstep.experiments.runs import computing_as
 torch.backends.cuda.matmul.fp32_precision = "tf32"

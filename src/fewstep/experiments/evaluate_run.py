@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import load_data, metric_of
-from fewstep.experiments.config import evaluation_plan
+from fewstep.experiments.build import metric_of
+from fewstep.experiments.data import load_data
+from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
     as_many_as_there_are,
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fewstep.core.normalization import Normalization
-    from fewstep.experiments.build import BuiltLearner, Data
+    from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Evaluate, Recipe, Split
+    from fewstep.experiments.data import Data
     from fewstep.learners.supervised import Loss
     from fewstep.tasks.task import TaskDistribution
     from fewstep.training.records import RunFolder

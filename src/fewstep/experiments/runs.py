@@ -10,7 +10,7 @@ import torch
 
 from fewstep.errors import FewstepError, RunError
 from fewstep.experiments.build import build_learner
-from fewstep.experiments.config import load_recipe
+from fewstep.experiments.recipe_files import load_recipe
 from fewstep.tasks.table import Standardization
 from fewstep.training.checkpoint import load_meta
 from fewstep.training.records import RunFolder, read_json
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fewstep.experiments.build import BuiltLearner, Data
+    from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Recipe, Split
+    from fewstep.experiments.data import Data
     from fewstep.learners.supervised import Loss
 
 READY = Path(__file__).parent.parent / "ready"

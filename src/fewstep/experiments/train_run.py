@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewstep.errors import RunError
-from fewstep.experiments.build import build_learner, load_data, metric_of
-from fewstep.experiments.config import Recipe, differing_keys, load_recipe, recipe_values
+from fewstep.experiments.build import build_learner, metric_of
+from fewstep.experiments.config import Recipe
+from fewstep.experiments.data import load_data
+from fewstep.experiments.recipe_files import differing_keys, load_recipe, recipe_values
 from fewstep.experiments.runs import (
     as_many_as_there_are,
     checked_device,
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fewstep.experiments.build import BuiltLearner, Data
+    from fewstep.experiments.build import BuiltLearner
+    from fewstep.experiments.data import Data
     from fewstep.learners.supervised import Loss
     from fewstep.tasks.task import TaskDistribution
     from fewstep.training.loop import Watcher

@@ -86,7 +86,7 @@ def recipes_table(recipes: Mapping[str, str]) -> Table:
     """Names of recipes and what each is.
 
     Args:
-        recipes: As `fewstep.experiments.config.bundled_recipes` gives them.
+        recipes: As `fewstep.experiments.recipe_files.bundled_recipes` gives them.
     """
     table = _empty()
     table.add_column("recipe", no_wrap=True)

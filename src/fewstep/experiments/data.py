@@ -1,0 +1,144 @@
+"""From a recipe to what tasks are drawn from: one plain function for each kind of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fewstep.errors import DataError, RecipeError
+from fewstep.experiments.config import ImageTasks, OmniglotTasks, Recipe, SinusoidTasks, Split, TableTasks
+from fewstep.tasks import omniglot, table
+from fewstep.tasks.few_shot import FewShot
+from fewstep.tasks.sinusoid import Sinusoid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewstep.tasks.task import TaskDistribution
+
+
+class Data(NamedTuple):
+    """What tasks are drawn from, loaded once.
+
+    Attributes:
+        distribution: The tasks of a split, given shots and queries.
+        record: What a run must remember about it, as plain values; equal records, equal data.
+        standardization: Between the user's units and the model's, for tables.
+        at_once: Tasks to evaluate together; None: all.
+        available: Number of tasks in a split, where it is finite: more are not evaluated.
+    """
+
+    distribution: Callable[[Split, int | None, int | None], TaskDistribution]
+    record: dict[str, Any]
+    standardization: table.Standardization | None = None
+    at_once: int | None = None
+    available: Callable[[Split], int] | None = None
+
+
+def load_data(
+    recipe: Recipe,
+    folder: Path | None = None,
+    custom: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
+    stored: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Data:
+    """Load what the recipe's tasks are drawn from.
+
+    Args:
+        recipe: Says what.
+        folder: Where data sets lie, for the kinds that have one.
+        custom: A distribution for every split, or one for each, for `tasks.kind = "custom"`.
+        stored: The record of an earlier load, as a run keeps it; its split and standardisation are used again.
+        device: Where images are kept, as bytes: tasks are gathered where the learner computes.
+
+    Raises:
+        DataError: Data are missing or damaged, or not those of the record.
+        RecipeError: Custom tasks are asked for and not given, or the other way round.
+    """
+    tasks = recipe.tasks
+    if (tasks.kind == "custom") != (custom is not None):
+        raise RecipeError(
+            "Tasks are passed from Python if and only if tasks.kind = 'custom': "
+            f"tasks.kind is {tasks.kind!r} and {'some' if custom is not None else 'none'} were passed."
+        )
+    if isinstance(tasks, SinusoidTasks):
+        data = _sinusoid_data(tasks)
+    elif isinstance(tasks, OmniglotTasks):
+        data = _omniglot_data(tasks, folder, device)
+    elif isinstance(tasks, TableTasks):
+        data = _table_data(tasks, stored)
+    else:
+        data = _custom_data(custom)
+    if stored is not None and stored.get("content_hash") != data.record.get("content_hash"):
+        raise DataError(
+            f"A run goes on with the data it was trained with: content hash {stored.get('content_hash')} is expected, "
+            f"{data.record.get('content_hash')} came. Restore the data, or train a new run."
+        )
+    return data
+
+
+def _sinusoid_data(tasks: SinusoidTasks) -> Data:
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
+        pool = tasks.pool if split == "train" else None
+        return Sinusoid(shots or tasks.shots, queries or tasks.queries, tasks.reveal, pool)
+
+    return Data(distribution, {})
+
+
+def _omniglot_data(tasks: OmniglotTasks, folder: Path | None, device: str) -> Data:
+    images = omniglot.load_omniglot(folder)
+    record = {"content_hash": images.content_hash, "folder": str(omniglot.data_folder(folder).resolve())}
+    return _image_data(tasks, lambda split: omniglot.omniglot_split(images, split), record, device)
+
+
+def _image_data(tasks: ImageTasks, images: Callable[[Split], Tensor], record: dict[str, Any], device: str) -> Data:
+    @cache
+    def on_device(split: Split) -> Tensor:
+        return images(split).to(device)
+
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
+        try:
+            return FewShot(on_device(split), tasks.ways, shots or tasks.shots, queries or tasks.queries, tasks.rotate)
+        except ValueError as error:
+            raise RecipeError(f"Split {split!r} has too few images for such tasks. {error}") from None
+
+    return Data(distribution, record, at_once=50)
+
+
+def _table_data(tasks: TableTasks, stored: Mapping[str, Any] | None) -> Data:
+    path = (
+        table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:")
+        if tasks.path.startswith("bundled:")
+        else Path(tasks.path)
+    )
+    read = table.read_table(path, tasks.task, tasks.inputs, tasks.targets)
+    if stored is None:
+        first, second, third = tasks.fractions
+        splits: dict[str, list[str]] = {**table.split_tasks(read.groups, (first, second, third))}
+        scale = table.Standardization.fit([read.groups[name] for name in splits["train"]])
+    else:
+        splits, scale = stored["splits"], table.Standardization.from_dict(stored["standardization"])
+
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
+        groups = {name: scale.standardize(read.groups[name]) for name in splits[split] if name in read.groups}
+        return table.TableTasks(groups, shots or tasks.shots, queries)
+
+    record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
+    return Data(distribution, record, scale, available=lambda split: len(splits[split]))
+
+
+def _custom_data(custom: TaskDistribution | Mapping[str, TaskDistribution] | None) -> Data:
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:  # noqa: ARG001
+        if not isinstance(custom, Mapping):
+            assert custom is not None
+            return custom
+        if split not in custom:
+            raise DataError(
+                f"Tasks of split {split!r} are needed: got {', '.join(custom) or 'none'}. Pass a distribution for "
+                "every split, or one for all."
+            )
+        return custom[split]
+
+    return Data(distribution, {})

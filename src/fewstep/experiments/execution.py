@@ -1,0 +1,63 @@
+"""From a recipe to how it is executed: a fixed rule, so that a run executes alike wherever it goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewstep.core.over_tasks import auto, sequential, vectorized
+from fewstep.core.running import Run, captured, compiled, plain, traced
+from fewstep.core.stepwise import outer_gradients, stepwise
+from fewstep.experiments.config import ImageTasks, Recipe, TableTasks
+
+if TYPE_CHECKING:
+    from fewstep.core.types import OverTasks
+
+
+_LARGE_IMAGE = 64
+"""Pixels from which tasks of images run one after the other: one fills the cores, all would fill the memory."""
+
+
+def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
+    """How tasks are mapped, and how the meta-gradient as a whole runs."""
+    chosen = recipe.execution
+    # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
+    # where few sizes of tasks come again and again.
+    ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
+    own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
+    replay = traced if own and not ragged else plain
+    on_gpu = device.startswith("cuda")
+    if chosen.over_tasks == "sequential":
+        others = sequential()
+    elif chosen.over_tasks == "vectorized":
+        others = vectorized(chosen.chunk_size)
+    else:
+        others = auto(chosen.chunk_size, replay)
+    if chosen.compile and recipe.model.kind == "mlp" and not chosen.remat and chosen.over_tasks != "sequential":
+        # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
+        over_tasks, run = outer_gradients(vectorized(chosen.chunk_size), others), compiled()
+    elif chosen.compile or chosen.remat:
+        over_tasks, run = _stepwise(recipe, others, on_gpu), plain
+    else:
+        over_tasks, run = others, plain
+    # Recomputation restores the state of random numbers, which no graph can.
+    capture = on_gpu and replay is traced and not chosen.remat
+    return over_tasks, captured(run) if capture else run
+
+
+def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool) -> OverTasks:
+    chosen = recipe.execution
+    one_by_one = chosen.over_tasks == "sequential" or (_image_size(recipe) >= _LARGE_IMAGE and not on_gpu)
+    # Forward derivatives are tested for our convolutional network and cross-entropy.
+    forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
+    return stepwise(
+        vectorize=not one_by_one,
+        chunk_size=chosen.chunk_size,
+        run=compiled() if chosen.compile else plain,  # recording every step takes longer than it saves
+        keep=not chosen.remat,
+        forward_mode=forward,
+        others=others,
+    )
+
+
+def _image_size(recipe: Recipe) -> int:
+    return recipe.tasks.image_size if isinstance(recipe.tasks, ImageTasks) else 0

@@ -1,0 +1,253 @@
+"""Recipes read, changed and explained, without importing torch.
+
+Whatever is unknown, of the wrong type or impossible is a `RecipeError` that names the file, the key and the valid keys.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from fewstep.errors import RecipeError
+from fewstep.experiments.config import PAYS_TO_COMPILE, Evaluate, Loss, Meta, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pydantic_core import ErrorDetails
+
+
+def bundled_recipes() -> dict[str, str]:
+    """The recipes that come with fewstep: name and first line of the header, sorted by name."""
+    folder = resources.files("fewstep.experiments") / "recipes"
+    found: dict[str, str] = {}
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name.removesuffix(".toml")):
+        if entry.name.endswith(".toml"):
+            first = entry.read_text(encoding="utf-8").partition("\n")[0]
+            found[entry.name.removesuffix(".toml")] = first.lstrip("# ")
+    return found
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any],
+    settings: Iterable[str] = (),
+    where: str = "the recipe passed from Python",
+) -> Recipe:
+    """Read a recipe and set values over it.
+
+    Args:
+        source: A bundled name, the path of a TOML file, or the values themselves.
+        settings: `key=value` strings; keys are dotted, values are TOML (a bare word is a string).
+        where: What errors call values that come from no file.
+
+    Returns:
+        The recipe, complete with defaults. Relative table paths are resolved against the recipe's folder.
+
+    Raises:
+        RecipeError: It cannot be read, or is not a possible experiment.
+    """
+    where, values = _read(source, where)
+    for setting in settings:
+        _set(values, setting)
+    _fill_in(values)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(_explain(where, error)) from None
+    return recipe
+
+
+def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
+    """The recipe's `evaluate`, with what was asked for over it and nothing left open that the recipe answers.
+
+    Raises:
+        RecipeError: Something asked for is not possible.
+    """
+    asked = {key: value for key, value in given.items() if value is not None}
+    if recipe.tasks.kind == "custom" and asked.keys() & {"shots", "queries"}:
+        raise RecipeError("Tasks passed from Python come with their own shots and queries: leave both out.")
+    policy = asked.get("normalization") or recipe.evaluate.normalization or recipe.normalization
+    if policy != recipe.normalization and "running" in (policy, recipe.normalization):
+        raise RecipeError(
+            f"A run trained with normalization = {recipe.normalization!r} cannot be evaluated with {policy!r}: "
+            "'transductive' and 'support' can stand in for each other, 'running' cannot."
+        )
+    training = {
+        "shots": getattr(recipe.tasks, "shots", None),
+        "queries": getattr(recipe.tasks, "queries", None),
+        "normalization": recipe.normalization,
+    }
+    chosen = recipe.evaluate.model_dump() | asked
+    chosen |= {key: value for key, value in training.items() if chosen[key] is None}
+    try:
+        return Recipe.model_validate(recipe.model_dump(by_alias=True) | {"evaluate": chosen}).evaluate
+    except ValidationError as error:
+        raise RecipeError(_explain("the evaluation asked for", error)) from None
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON values, complete: what the run folder stores."""
+    return recipe.model_dump(mode="json", by_alias=True)
+
+
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys whose values differ between two recipes."""
+    flat_one, flat_other = dict(_flatten(recipe_values(one))), dict(_flatten(recipe_values(other)))
+    return sorted(k for k in flat_one | flat_other if flat_one.get(k) != flat_other.get(k))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    if not isinstance(source, str | Path):
+        return where, _copied(source)
+    bundled = resources.files("fewstep.experiments") / "recipes" / f"{source}.toml"
+    path = Path(source)
+    if isinstance(source, str) and re.fullmatch(r"[\w-]+", source) and bundled.is_file():
+        where, text = f"bundled recipe {source}", bundled.read_text(encoding="utf-8")
+    elif path.suffix == ".toml":
+        where = str(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"A recipe must be a readable TOML file: {path}: {error}.") from None
+    else:
+        raise RecipeError(
+            f"RECIPE must be a bundled name or the path of a .toml file: got {str(source)!r}. "
+            f"Bundled are: {', '.join(bundled_recipes())}."
+        )
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where}: not valid TOML: {error}.") from None
+    values.setdefault("name", path.stem)
+    tasks = values.get("tasks")
+    if isinstance(tasks, dict) and isinstance(tasks.get("path"), str) and path.suffix == ".toml":
+        tasks["path"] = _resolved(tasks["path"], path.parent)
+    return where, values
+
+
+def _resolved(table: str, folder: Path) -> str:
+    if table.startswith("bundled:"):
+        return table
+    try:
+        return str((folder / Path(table).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user, or a character that no path has
+        raise RecipeError(f"tasks.path must be a path: got {table!r} ({error}).") from None
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copied(v) if isinstance(v, dict) else v for k, v in values.items()}
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"--set must look like key=value, for instance meta.lr=0.01: got {setting!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if not re.fullmatch(r"[\w./:~*-]+", text.strip()):
+            raise RecipeError(
+                f"--set {setting}: the value must be TOML: got {text!r}. Quote strings: '{key}=\"...\"'."
+            ) from None
+        value = text.strip()
+    if parts == ["tasks", "path"] and isinstance(value, str):
+        value = _resolved(value, Path.cwd())
+    section = values
+    for part in parts[:-1]:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            raise RecipeError(f"--set {setting}: {part} is a value and has no keys of its own.")
+    section[parts[-1]] = value
+
+
+def _fill_in(values: dict[str, Any]) -> None:
+    """Defaults that depend on other values: the loss follows from the kind of tasks."""
+    tasks, loss = values.get("tasks"), values.setdefault("loss", {})
+    if isinstance(tasks, dict) and isinstance(loss, dict) and "kind" not in loss:
+        natural = {"sinusoid": "mse", "table": "mse", "omniglot": "cross_entropy"}.get(str(tasks.get("kind")))
+        if natural:
+            loss["kind"] = natural
+    _fill_in_compile(values)
+
+
+def _fill_in_compile(values: dict[str, Any]) -> None:
+    """Whether to compile follows from the recipe alone, so that a run executes alike wherever it goes on."""
+
+    def value(section: str, key: str, default: Any = None) -> Any:
+        found = values.get(section, {})
+        return found.get(key, default) if isinstance(found, dict) else None
+
+    execution = values.setdefault("execution", {})
+    if not isinstance(execution, dict) or "compile" in execution:
+        return
+    least = PAYS_TO_COMPILE.get(str(value("model", "kind")))
+    iterations = value("meta", "iterations", Meta().iterations)
+    meta_learns = value("algorithm", "kind") != "averaging"
+    one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
+    by_default = value("loss", "kind") != "custom" and execution.get("over_tasks", "auto") == "auto"
+    execution["compile"] = bool(
+        least and isinstance(iterations, int) and iterations >= least and meta_learns and one_size and by_default
+    )
+
+
+def _explain(where: str, error: ValidationError) -> str:
+    lines = [f"{where} is not a possible recipe:"]
+    lines += [f"  {_explain_one(detail)}" for detail in error.errors(include_url=False)]
+    return "\n".join(lines)
+
+
+def _explain_one(detail: ErrorDetails) -> str:
+    key, section = _locate(detail["loc"])
+    valid = ", ".join(field.alias or name for name, field in section.model_fields.items())
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key. Valid keys here: {valid}."
+    if detail["type"] == "missing":
+        return f"{key}: missing. Keys here: {valid}."
+    if detail["type"] == "union_tag_not_found":
+        return f"{key}: `kind` is missing. {detail['msg']}."
+    if detail["type"] == "union_tag_invalid":
+        context = detail.get("ctx", {})
+        return f"{key}.kind: {context.get('tag')!r} is unknown. Valid kinds: {context.get('expected_tags')}."
+    message = detail["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(detail["input"], BaseModel | dict) else f", got {detail['input']!r}"
+    return f"{key + ': ' if key else ''}{message}{got}. Valid keys here: {valid}."
+
+
+def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
+    """The dotted key of an error, and the section that it stands in."""
+    section: type[BaseModel] = Recipe
+    parts: list[str] = []
+    candidates: list[type[BaseModel]] = []
+    for place in loc:
+        tagged = [
+            c for c in candidates if "kind" in c.model_fields and place in get_args(c.model_fields["kind"].annotation)
+        ]
+        if tagged:  # pydantic names the member of a union by its `kind`, which is no part of the key
+            section, candidates = tagged[0], []
+            continue
+        field = next((f for n, f in section.model_fields.items() if place in (n, f.alias)), None)
+        if field is not None:
+            annotation = field.annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel) and place != loc[-1]:
+                section = annotation
+            candidates = [c for c in get_args(annotation) if isinstance(c, type) and issubclass(c, BaseModel)]
+        if isinstance(place, int):
+            parts[-1] += f"[{place}]"
+            section = next((c for c in candidates if "kind" not in c.model_fields), section)
+        elif field is not None or section is not Loss:
+            parts.append(str(place))
+    return ".".join(parts), section
