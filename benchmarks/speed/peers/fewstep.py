@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 def _fast(problem: Problem) -> dict[str, Any]:
     """By the rule that recipes follow where a run is long enough to compile."""
     workload = problem.workload
-    if workload.name in ("lstm", "transformer"):
-        how = {"over_tasks": fewstep.auto(), "run": plain}
-    elif workload.name.startswith("sinusoid"):
-        how = {"over_tasks": fewstep.vectorized(), "run": compiled()}
+    if not workload.classifies:
+        how = {"over_tasks": fewstep.auto(), "run": compiled()}
     else:
         how = _stepwise(problem, run=compiled(), keep=True) | {"run": plain}
     return how | {"run": captured(how["run"])} if problem.on_gpu else how

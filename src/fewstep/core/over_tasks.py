@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewstep.core.context import vmapped
 from fewstep.core.running import Run, plain
 from fewstep.core.trees import chunks, concatenate, index, length, stack
 
@@ -35,7 +36,7 @@ def vectorized(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Mappable) -> Mappable:
-        batched = run(torch.vmap(function, in_dims=(None, 0), randomness="different"))
+        batched = run(vmapped(function, in_dims=(None, 0)))
 
         def mapped(shared: Any, tasks: Any) -> Any:
             return concatenate([batched(shared, chunk) for chunk in chunks(tasks, chunk_size)])
@@ -91,7 +92,7 @@ class _Auto:
 
 
 def auto(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
-    """Vectorized where every operation of the model has a vmap rule, else sequential (LSTM and GRU have none).
+    """Vectorized where every operation of the model has a vmap rule, else sequential.
 
     The choice follows from the model alone, never from a timing: two runs with one seed execute alike.
 

@@ -268,7 +268,8 @@ class Execution(_Section):
     """Threads inside operations; by default torch's choice. Small networks are fastest with 1."""
     compile: bool = False
     """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
-    and loss are fewstep's own and the run is long enough to pay for it."""
+    and loss are fewstep's own and the run is long enough to pay for it. Those of your own must depend on nothing but
+    their arguments: no counters, schedules or branches on Python state."""
     tf32: bool = False
     """Round the factors of products to TensorFloat-32 on GPUs that have it: faster, with three digits."""
     remat: bool = False
@@ -313,12 +314,6 @@ class Recipe(_Section):
             raise ValueError("model.kind = 'mlp' needs tasks of vectors: use 'convnet', or 'custom' and pass a module")
         if self.normalization == "running" and self.model.kind != "custom":
             raise ValueError("normalization = 'running' needs a pretrained module of your own (model.kind = 'custom')")
-        own = self.model.kind != "custom" and self.loss.kind != "custom"
-        if self.execution.compile and not own:
-            raise ValueError(
-                "execution.compile = true is for models and losses of fewstep's own: for yours, build a "
-                "SupervisedLearner with over_tasks=stepwise(run=compiled()), from fewstep.core.stepwise and .running"
-            )
         if isinstance(self.algorithm, MetaAlgorithm):
             learned = self.algorithm.kind == "meta_sgd" or self.algorithm.rule == "learned_sgd"
             if self.evaluate.tune_inner_lr and learned:

@@ -32,9 +32,9 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
         others = vectorized(chosen.chunk_size)
     else:
         others = auto(chosen.chunk_size, replay)
-    if chosen.compile and recipe.model.kind == "mlp" and not chosen.remat and chosen.over_tasks != "sequential":
+    if chosen.compile and recipe.model.kind != "convnet" and not chosen.remat and chosen.over_tasks != "sequential":
         # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
-        over_tasks, run = outer_gradients(vectorized(chosen.chunk_size), others), compiled()
+        over_tasks, run = outer_gradients(auto(chosen.chunk_size), others), compiled()
     elif chosen.compile or chosen.remat:
         over_tasks, run = _stepwise(recipe, others, on_gpu), plain
     else:
