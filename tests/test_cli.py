@@ -51,7 +51,7 @@ def test_help_names_the_commands_and_does_not_import_torch():
     script = "import sys; sys.argv = ['fewstep', '--help']\nfrom fewstep import cli\n"
     script += "try: cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert all(word in done.stdout for word in ("recipes", "train", "evaluate", "plot", "compare", "demo"))
+    assert all(word in done.stdout for word in ("recipes", "train", "evaluate", "inspect", "plot", "compare", "demo"))
     assert done.stderr.strip() == "False"
 
 
@@ -108,6 +108,18 @@ def test_evaluate_on_validation_tasks_says_so(fewstep, trained):
     assert code == 0
 
 
+def test_inspect_prints_tables_and_draws_a_figure(fewstep, trained, tmp_path):
+    code, out, _ = fewstep("inspect", trained(), "--steps", 2, "--tasks", 5)
+    assert code == 0
+    assert "body.0.linear" in out
+    assert "the head's share of the gain" in out
+    assert (tmp_path / "run" / "plots" / "inspection.png").stat().st_size > 1000
+    code, out, _ = fewstep("inspect", "run", "--tasks", 5, "--split", "val", "--head", "body.*", "--json")
+    result = json.loads(out)
+    assert (code, result["split"], len(result["steps"])) == (0, "val", 11)
+    assert result["head"]["parameters"] == ["body.0.linear.weight", "body.0.linear.bias"]
+
+
 def test_seeds_makes_one_run_for_each(fewstep, tmp_path):
     code, _, err = fewstep("train", "sinusoid-10shot", *TINY, "--seeds", "0,3", "--out", "many")
     assert code == 0, err
@@ -160,6 +172,10 @@ def test_resume_of_a_finished_run_exits_at_once_with_zero(fewstep, trained):
         (["evaluate"], "RUN"),
         (["frobnicate"], "frobnicate"),
         (["evaluate", "x", "--shots", "0"], "--shots"),
+        (["inspect", "nowhere"], "no such folder"),
+        (["inspect", "sinusoid-10shot", "--steps", "0"], "--steps"),
+        (["inspect", "sinusoid-10shot", "--head", "neck.*"], "--head must match a parameter of the model: 'neck.*'"),
+        (["inspect", "sinusoid-10shot", "--out", "figure.bmp"], "figure.bmp"),
     ],
 )
 def test_bad_input_is_one_clear_error_with_code_2_and_writes_nothing(fewstep, tmp_path, words, told):

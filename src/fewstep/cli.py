@@ -206,6 +206,59 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    run: RunArgument,
+    steps: Annotated[int | None, typer.Option(min=1, help="Inner steps; any number.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks.")] = None,
+    split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="The head's parameters, such as 'head.*'; else the last linear layer."),
+    ] = None,
+    checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
+    data: DataOption = None,
+    device: DeviceOption = "cpu",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Figure to write (.png, .svg or .pdf); by default RUN/plots/inspection.png."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Look inside the adaptation: which layers move, which ones the loss answers to, what the head alone gives."""
+    with messages.status("Loading"):
+        from fewstep.experiments.inspect_run import inspect as inspect_run
+        from fewstep.experiments.runs import READY, open_run
+        from fewstep.reporting.drawing import check_path
+        from fewstep.reporting.inspection import inspection_figure, layers_table, parts_table
+        from fewstep.reporting.report import inspection_path
+    folder = open_run(run)
+    if out:
+        check_path(out)  # before minutes go by
+    with messages.status("Inspecting") as status:
+        result = inspect_run(
+            folder,
+            steps=steps,
+            tasks=tasks,
+            split=split.value,
+            head=head,
+            checkpoint=checkpoint.value,
+            data=data,
+            device=device,
+            progress=lambda done: status.update(f"Inspecting: {done} tasks"),
+        )
+    path = out or (inspection_path(folder) if folder.path.parent != READY else None)
+    if path:
+        inspection_figure(result, path)
+    if as_json:
+        print(json.dumps(result))
+        return
+    output.print(layers_table(result))
+    output.print(parts_table(result))
+    if path:
+        output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def plot(
     runs: RunsArgument,
     out: Annotated[

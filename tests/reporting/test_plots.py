@@ -12,7 +12,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from fewstep.errors import RunError
-from fewstep.reporting import plots
+from fewstep.reporting import drawing, plots
 from fewstep.reporting.groups import grouped_by_seed
 from fewstep.reporting.reading import illustrations
 
@@ -174,7 +174,7 @@ def test_every_setting_has_a_panel_and_every_label_one_colour():
 
 
 def test_more_labels_than_colours_are_still_told_apart():
-    styles = plots._styles([str(i) for i in range(15)])
+    styles = drawing.styles_of([str(i) for i in range(15)])
     assert len(set(styles.values())) == 15
     assert all(to_hex(style.colour) for style in styles.values())
 
@@ -364,7 +364,7 @@ def test_long_labels_stay_within_the_figure():
 def test_drawing_imports_neither_torch_nor_pyplot(tmp_path):
     script = (
         "import sys\n"
-        "from fewstep.reporting import groups, plots, tables\n"
+        "from fewstep.reporting import groups, inspection, plots, tables\n"
         "plots.adaptation_figure({'a': dict(shots=1, grid=[0, 1], truth=[0, 1], "
         "support=dict(inputs=[0], targets=[0]), predictions={'0': [0, 0]})}, sys.argv[1])\n"
         "print(sorted({'torch', 'matplotlib.pyplot'} & set(sys.modules)))\n"

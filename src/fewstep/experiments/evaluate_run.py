@@ -87,18 +87,16 @@ def evaluate(
     plan = evaluation_plan(recipe, asked | {"steps": steps, "tasks": tasks})
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
-    stored = stored_data(folder)
-    where = data or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
-    loaded = load_data(recipe, Path(where) if where else None, task_distribution, stored, checked_device(device))
+    loaded = data_of(folder, recipe, data, task_distribution, device)
 
     def learner_with(inner_lr: float) -> BuiltLearner:
         return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device, inner_lr=inner_lr)
 
     with computing_as(recipe):
-        inner_lr = _tuned_inner_lr(recipe, loaded, plan, learner_with)
+        inner_lr = tuned_inner_lr(recipe, loaded, plan, learner_with)
         learner = learner_with(inner_lr)
         evaluation = _curves(learner, loaded, plan, split, progress)
-        result = _described(recipe, plan, evaluation, split) | {
+        result = described(recipe, plan, evaluation, split) | {
             "inner_lr": None if learner.meta.rule else inner_lr,
             "checkpoint": checkpoint,
             "iteration": learner.iteration,
@@ -110,7 +108,20 @@ def evaluate(
     return result
 
 
-def _tuned_inner_lr(recipe: Recipe, data: Data, plan: Evaluate, learner_with: Callable[[float], BuiltLearner]) -> float:
+def data_of(
+    run: RunFolder,
+    recipe: Recipe,
+    folder: str | Path | None,
+    custom: TaskDistribution | Mapping[str, TaskDistribution] | None,
+    device: str,
+) -> Data:
+    """The data that a run was trained with: in a folder given, in that of FEWSTEP_DATA, or where they were then."""
+    stored = stored_data(run)
+    where = folder or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
+    return load_data(recipe, Path(where) if where else None, custom, stored, checked_device(device))
+
+
+def tuned_inner_lr(recipe: Recipe, data: Data, plan: Evaluate, learner_with: Callable[[float], BuiltLearner]) -> float:
     """The candidate with the least loss on meta-validation tasks, or the recipe's rate where there is none."""
     scores = {
         lr: _tuning_score(_curves(learner_with(lr), data, plan, "val").curves["loss"]) for lr in plan.tune_inner_lr
@@ -144,10 +155,9 @@ def _curves(
     )
 
 
-def _described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
+def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
     """Means and intervals, with all that they depend on."""
     metric = metric_of(recipe)
-    means, cis = mean_and_ci95(evaluation.curves[metric])
     return {
         "recipe": recipe.name,
         "algorithm": recipe.algorithm.kind,
@@ -160,13 +170,18 @@ def _described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Sp
         "queries": plan.queries,
         "normalization": plan.normalization,
         "seed": recipe.seed,
-        "steps": [
-            {"step": step, "mean": _number(mean), "ci95": _number(ci)}
-            for step, (mean, ci) in enumerate(zip(means, cis, strict=True))
-        ],
+        "steps": points(evaluation.curves[metric]),
         "evaluation_seed": plan.seed,
         "fingerprint": evaluation.fingerprint,
     }
+
+
+def points(values: Tensor) -> list[dict[str, Any]]:
+    """Mean over tasks and half-width of its 95 % confidence interval after each step; values `[tasks, steps + 1]`."""
+    return [
+        {"step": step, "mean": number(mean), "ci95": number(ci)}
+        for step, (mean, ci) in enumerate(zip(*mean_and_ci95(values), strict=True))
+    ]
 
 
 def _name(result: Mapping[str, Any]) -> str:
@@ -176,7 +191,7 @@ def _name(result: Mapping[str, Any]) -> str:
     return "-".join([result["split"], shots, queries, *sizes, result["normalization"], result["checkpoint"]])
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
     """JSON has no infinity and no nan."""
     return value if math.isfinite(value) else None
 

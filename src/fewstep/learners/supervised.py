@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.functional import FunctionalModule, Normalization, Statistics
+from fewstep.core.layers import by_layer, movement
 from fewstep.core.meta import meta_gradient, same_size_groups
 from fewstep.core.over_tasks import auto
-from fewstep.core.rules import check_rule, selected
+from fewstep.core.rules import UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
 from fewstep.core.trees import concatenate, index, leaves, to_device
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
@@ -116,7 +117,8 @@ class SupervisedLearner:
         self._over_tasks = over_tasks or auto()
         self._task_gradient = algorithm.gradient(self._support_loss, self._query_loss, algorithm.rule, algorithm.steps)
         self._meta_gradient = run(self._mean_gradient)
-        self._curves: dict[tuple[int, Normalization], Callable[[MetaParams, Task], dict[str, list[Tensor]]]] = {}
+        self._curves: dict[tuple[int, Normalization, UpdateRule], Callable[[MetaParams, Task], Any]] = {}
+        self._movements: dict[int, Callable[[MetaParams, Task], Any]] = {}
         self._leaves = leaves(self.meta)
         self._optimizer = (optimizer or adam())(self._leaves)
         self._schedule = schedule(self._optimizer) if schedule else None
@@ -166,7 +168,11 @@ class SupervisedLearner:
             return Adapted(params, self._query_statistics(params, support, self.normalization), self.module)
 
     def evaluate(
-        self, tasks: Task | Sequence[Task], steps: int, normalization: Normalization | None = None
+        self,
+        tasks: Task | Sequence[Task],
+        steps: int,
+        normalization: Normalization | None = None,
+        rule: UpdateRule | None = None,
     ) -> dict[str, Tensor]:
         """Query metrics along the adaptation to each task; keeps no graph.
 
@@ -174,6 +180,7 @@ class SupervisedLearner:
             tasks: As for `step`.
             steps: S, inner steps; any number, whatever was trained with.
             normalization: Policy for the query sets, by default the learner's own.
+            rule: Inner-loop rule, by default the algorithm's; `Only(..., learner.algorithm.rule)` adapts a part.
 
         Returns:
             For each metric, `[tasks, S + 1]`: before the first step and after each.
@@ -181,15 +188,29 @@ class SupervisedLearner:
         Raises:
             ValueError: `steps` is negative, or the policy is not one that this learner can follow.
         """
-        key = (_counted(steps), self._policy(normalization))
-        tasks = self._prepared(tasks)
-        self.module.train(False)
+        key = (_counted(steps), self._policy(normalization), rule or self.algorithm.rule)
         if key not in self._curves:
             self._curves[key] = self._curve(*key)
-        mapped = self._over_tasks(self._curves[key])
-        with torch.no_grad():
-            curves = concatenate([mapped(self.meta, group) for group in same_size_groups(tasks)])
+        curves = self._mapped(self._curves[key], tasks)
         return {name: torch.stack(values, dim=1).cpu() for name, values in curves.items()}
+
+    def movement(self, tasks: Task | Sequence[Task], steps: int) -> dict[str, dict[str, Tensor]]:
+        """How far each layer moves along the adaptation to each task; keeps no graph.
+
+        Args:
+            tasks: As for `step`.
+            steps: S, inner steps.
+
+        Returns:
+            For each layer what `core.layers.movement` says, `[tasks, S + 1]`.
+
+        Raises:
+            ValueError: `steps` is negative.
+        """
+        if _counted(steps) not in self._movements:
+            self._movements[steps] = self._movement(steps)
+        moved = self._mapped(self._movements[steps], tasks)
+        return {layer: {name: values.cpu() for name, values in by.items()} for layer, by in moved.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Meta-parameters, optimizer, schedule and the number of updates: all that a resume needs."""
@@ -257,9 +278,19 @@ class SupervisedLearner:
     def _query_statistics(self, params: Params, support: Batch, normalization: Normalization) -> Statistics | None:
         return self.module.statistics(params, support.inputs) if normalization == "support" else None
 
-    def _curve(self, steps: int, normalization: Normalization) -> Callable[[MetaParams, Task], dict[str, list[Tensor]]]:
+    def _mapped(self, function: Callable[[MetaParams, Task], Any], tasks: Task | Sequence[Task]) -> Any:
+        """A function of the meta-parameters and each task, in evaluation mode and without a graph."""
+        tasks = self._prepared(tasks)
+        self.module.train(False)
+        mapped = self._over_tasks(function)
+        with torch.no_grad():
+            return concatenate([mapped(self.meta, group) for group in same_size_groups(tasks)])
+
+    def _curve(
+        self, steps: int, normalization: Normalization, rule: UpdateRule
+    ) -> Callable[[MetaParams, Task], dict[str, list[Tensor]]]:
         def curve(meta: MetaParams, task: Task) -> dict[str, list[Tensor]]:
-            path = adaptation_path(self._support_loss, meta, repeat(task.support, steps), self.algorithm.rule)
+            path = adaptation_path(self._support_loss, meta, repeat(task.support, steps), rule)
             outputs = [self._query_outputs(params, task, normalization) for params in path]
             return {
                 name: [metric(output, task.query.targets) for output in outputs]
@@ -267,6 +298,14 @@ class SupervisedLearner:
             }
 
         return curve
+
+    def _movement(self, steps: int) -> Callable[[MetaParams, Task], dict[str, dict[str, Tensor]]]:
+        def moved(meta: MetaParams, task: Task) -> dict[str, dict[str, Tensor]]:
+            batches = repeat(task.support, steps)
+            path = list(adaptation_path(self._support_loss, meta, batches, self.algorithm.rule))
+            return {layer: movement(path, names) for layer, names in by_layer(meta.model).items()}
+
+        return moved
 
     @torch.no_grad()
     def _meta_update(self, gradients: list[Tensor], norm: Tensor) -> None:

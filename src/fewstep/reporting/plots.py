@@ -1,21 +1,28 @@
-"""Figures from run folders: adaptation to one task, curves over gradient steps, and training.
-
-They are drawn without pyplot, so no global figure, backend or style is touched.
-"""
+"""Figures from run folders: adaptation to one task, curves over gradient steps, and training."""
 
 from __future__ import annotations
 
 import math
-import textwrap
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from fewstep.errors import RunError
+from fewstep.reporting.drawing import (
+    INK,
+    PAPER,
+    Style,
+    counted,
+    dress,
+    footnote,
+    legend,
+    literal,
+    new_figure,
+    save,
+    sentence,
+    styles_of,
+)
 from fewstep.reporting.published import Published, published
 from fewstep.reporting.reading import (
     METRICS,
@@ -27,22 +34,17 @@ from fewstep.reporting.reading import (
     required,
     seeds,
 )
-from fewstep.training.records import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from fewstep.reporting.reading import Entry, Point
     from fewstep.training.records import RunFolder
 
-_FORMATS = ("png", "svg", "pdf")
-_DPI = 150
-_INK, _FAINT = "#333333", "#7a7a7a"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow."""
-_DASHES = ("-", "--", ":", "-.")
 _TRUTH, _SUPPORT = "#D62728", "#7B3FA0"
 _BEFORE = ("#86C994", (0, (1, 1.4)))
 _AFTER = (
@@ -52,15 +54,6 @@ _AFTER = (
     ("#00768A", (0, (8, 2))),
 )
 """Colour and dashes of predictions: dotted before adaptation, then dashed, as in the paper's Figure 2."""
-
-
-_PAPER = "paper, "
-"""How the labels of published numbers begin."""
-
-
-class _Style(NamedTuple):
-    colour: str
-    dashes: str
 
 
 def adaptation_figure(
@@ -81,7 +74,7 @@ def adaptation_figure(
     Raises:
         RunError: There is no example, or the file cannot be written.
     """
-    _save(path, lambda: _adaptation(examples, inputs, targets))
+    save(path, lambda: _adaptation(examples, inputs, targets))
 
 
 def learning_curve_figure(entries: Sequence[Entry], path: str | Path) -> None:
@@ -98,7 +91,7 @@ def learning_curve_figure(entries: Sequence[Entry], path: str | Path) -> None:
     Raises:
         RunError: There is no entry, the metrics differ, or the file cannot be written.
     """
-    _save(path, lambda: _learning_curves(entries))
+    save(path, lambda: _learning_curves(entries))
 
 
 def training_figure(runs: Mapping[str, RunFolder], path: str | Path) -> None:
@@ -111,7 +104,7 @@ def training_figure(runs: Mapping[str, RunFolder], path: str | Path) -> None:
     Raises:
         RunError: A run has recorded nothing yet, or the file cannot be written.
     """
-    _save(path, lambda: _training(runs))
+    save(path, lambda: _training(runs))
 
 
 # --- adaptation to one task
@@ -120,7 +113,7 @@ def training_figure(runs: Mapping[str, RunFolder], path: str | Path) -> None:
 def _adaptation(examples: Mapping[str, Mapping[str, Any]], inputs: str, targets: str) -> Figure:
     if not examples:
         raise RunError("An adaptation figure needs at least one example: got none. Run `fewstep evaluate RUN` first.")
-    figure = _figure(max(0.6 + 3.3 * len(examples), 4.4), 3.3)
+    figure = new_figure(max(0.6 + 3.3 * len(examples), 4.4), 3.3)
     panels = figure.subplots(1, len(examples), sharey=True, squeeze=False)[0]
     steps = sorted({int(step) for example in examples.values() for step in example["predictions"]})
     styles = dict(zip([step for step in steps if step], _AFTER * len(steps), strict=False)) | {0: _BEFORE}
@@ -128,7 +121,7 @@ def _adaptation(examples: Mapping[str, Mapping[str, Any]], inputs: str, targets:
         axes.plot(example["grid"], example["truth"], color=_TRUTH, lw=1.1, label="truth", zorder=3)
         for step in sorted(map(int, example["predictions"])):
             colour, dashes = styles[step]
-            name = f"after {_counted(step, 'gradient step')}" if step else "before adaptation"
+            name = f"after {counted(step, 'gradient step')}" if step else "before adaptation"
             prediction = example["predictions"][str(step)]
             axes.plot(example["grid"], prediction, color=colour, ls=dashes, lw=1.7, label=name, zorder=4)
         support = example["support"]
@@ -136,11 +129,11 @@ def _adaptation(examples: Mapping[str, Mapping[str, Any]], inputs: str, targets:
             support["inputs"], support["targets"], "^", color=_SUPPORT, mec="white", mew=0.6, ms=8,
             label="support examples", zorder=5, clip_on=False,
         )  # fmt: skip
-        _dress(axes, title=f"{label}, {_counted(example['shots'], 'shot')}", x=inputs)
+        dress(axes, title=f"{label}, {counted(example['shots'], 'shot')}", x=inputs)
         axes.margins(x=0)
-    panels[0].set_ylabel(_text(targets), fontsize=9, color=_INK)
+    panels[0].set_ylabel(literal(targets), fontsize=9, color=INK)
     panels[0].set_ylim(*_limits_of_task(examples.values()))
-    _legend(figure, panels)
+    legend(figure, panels)
     return figure
 
 
@@ -165,7 +158,7 @@ def _learning_curves(entries: Sequence[Entry]) -> Figure:
         came = ", ".join(f"{evaluation['metric']} ({label})" for label, evaluation in entries)
         raise RunError(f"One figure shows one metric: got {came}. Plot them apart.")
     names = _curve_names(entries)
-    styles = _styles(names)
+    styles = styles_of(names)
     panels: dict[tuple[Any, ...], list[tuple[str, Mapping[str, Any]]]] = {}
     for name, (_, evaluation) in zip(names, entries, strict=True):
         panels.setdefault(_panel(evaluation), []).append((name, evaluation))
@@ -177,21 +170,21 @@ def _learning_curves(entries: Sequence[Entry]) -> Figure:
             if (paper := published(evaluation)) and paper not in papers:
                 papers.append(paper)
                 _draw_published(axes, paper, styles[name])
-        _dress(axes, title=_panel_title(curves[0][1]), x="Gradient steps")
+        dress(axes, title=_panel_title(curves[0][1]), x="Gradient steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     metric: str = entries[0][1]["metric"]
-    figure.supylabel(_sentence(METRICS.get(metric, metric)), fontsize=9, color=_INK)
+    figure.supylabel(sentence(METRICS.get(metric, metric)), fontsize=9, color=INK)
     drawn = [np.asarray(line.get_ydata(), float) for axes in grid for line in axes.lines]
     _set_scale(grid[0], np.concatenate(drawn).tolist(), metric)
-    _legend(figure, grid)
-    _footnote(figure, _note(entries))
+    legend(figure, grid)
+    footnote(figure, _note(entries))
     return figure
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     columns = min(count, 3)
     rows = math.ceil(count / columns)
-    figure = _figure(5.0 if count == 1 else 0.6 + 3.1 * columns, 0.9 + 2.8 * rows)
+    figure = new_figure(5.0 if count == 1 else 0.6 + 3.1 * columns, 0.9 + 2.8 * rows)
     grid = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for axes in grid[count:]:
         axes.remove()
@@ -204,7 +197,7 @@ def _panel(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _panel_title(evaluation: Mapping[str, Any]) -> str:
     words = (described(field, evaluation) for field in ("ways", "shots", "split"))
-    return _sentence(" ".join(filter(None, words)) + " tasks")
+    return sentence(" ".join(filter(None, words)) + " tasks")
 
 
 def _curve_names(entries: Sequence[Entry]) -> list[str]:
@@ -213,7 +206,7 @@ def _curve_names(entries: Sequence[Entry]) -> list[str]:
 
     def name(entry: Entry, fields: Iterable[str]) -> str:
         label, evaluation = entry
-        several = _counted(seeds(evaluation), "seed") if seeds(evaluation) > 1 else ""
+        several = counted(seeds(evaluation), "seed") if seeds(evaluation) > 1 else ""
         return ", ".join(filter(None, [label, several, *(described(field, evaluation) for field in fields)]))
 
     placed = [(_panel(entry[1]), name(entry, fields)) for entry in entries]
@@ -223,23 +216,23 @@ def _curve_names(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _draw_curve(axes: Axes, name: str, points: Sequence[Point], style: _Style) -> None:
+def _draw_curve(axes: Axes, name: str, points: Sequence[Point], style: Style) -> None:
     lost = next((point.step for point in points if not math.isfinite(point.mean)), None)
-    label = _text(name if lost is None else f"{name} (not finite from step {lost})")
+    label = literal(name if lost is None else f"{name} (not finite from step {lost})")
     steps, means = [point.step for point in points], [point.mean for point in points]
     axes.plot(steps, means, color=style.colour, ls=style.dashes, marker="o", ms=3.2, lw=1.6, label=label, zorder=4)
     low, high = ([p.mean + sign * p.plus_minus for p in points] for sign in (-1, 1))
     axes.fill_between(steps, low, high, color=style.colour, alpha=0.16, lw=0, zorder=2)
 
 
-def _draw_published(axes: Axes, paper: Published, style: _Style) -> None:
+def _draw_published(axes: Axes, paper: Published, style: Style) -> None:
     unit = 100 if paper.metric == "accuracy" else 1
     steps = list(paper.values)
     means = [unit * mean for mean, _ in paper.values.values()]
     intervals = [math.nan if ci95 is None else unit * ci95 for _, ci95 in paper.values.values()]
     axes.errorbar(
         steps, means, intervals, fmt="D", ms=5.5, mfc="white", mec=style.colour, mew=1.2, ecolor=style.colour,
-        elinewidth=1.2, capsize=2.5, label=f"{_PAPER}{paper.source}", zorder=5,
+        elinewidth=1.2, capsize=2.5, label=f"{PAPER}{paper.source}", zorder=5,
     )  # fmt: skip
 
 
@@ -282,19 +275,19 @@ def _training(runs: Mapping[str, RunFolder]) -> Figure:
                 "Train it further, or leave it out."
             )
     validated = any(checks.values())
-    figure = _figure(6.4, 4.9 if validated else 3.1)
+    figure = new_figure(6.4, 4.9 if validated else 3.1)
     above, *below = figure.subplots(1 + validated, 1, sharex=True, squeeze=False)[:, 0]
-    styles = _styles(list(runs))
+    styles = styles_of(list(runs))
     for label, points in losses.items():
         _draw_losses(above, label, points, styles[label])
-    _dress(above, y="Meta-training query loss", x="" if validated else "Meta-iterations")
+    dress(above, y="Meta-training query loss", x="" if validated else "Meta-iterations")
     _set_scale(above, [loss for points in losses.values() for _, loss in points], "loss")
     for axes in below:
         _draw_validations(axes, checks, styles)
     figure.axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    _legend(figure, [above, *below])
+    legend(figure, [above, *below])
     if validated:
-        _footnote(figure, "Circles: the meta-parameters that were kept as best.")
+        footnote(figure, "Circles: the meta-parameters that were kept as best.")
     return figure
 
 
@@ -304,7 +297,7 @@ def _losses(run: RunFolder) -> list[tuple[int, float]]:
     return [(r["iteration"], finite(r["query_loss"])) for r in records if "query_loss" in r]
 
 
-def _draw_losses(axes: Axes, label: str, points: Sequence[tuple[int, float]], style: _Style) -> None:
+def _draw_losses(axes: Axes, label: str, points: Sequence[tuple[int, float]], style: Style) -> None:
     """Every record, faint, and over it the mean of the records around where there are many."""
     iterations, losses = [i for i, _ in points], [loss for _, loss in points]
     reach = len(points) // 50
@@ -312,11 +305,11 @@ def _draw_losses(axes: Axes, label: str, points: Sequence[tuple[int, float]], st
         axes.plot(iterations, losses, color=style.colour, ls=style.dashes, lw=0.7, alpha=0.3, zorder=2)
     around = [losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses))]
     means = [sum(near) / len(near) for near in around]
-    axes.plot(iterations, means, color=style.colour, ls=style.dashes, lw=1.5, label=_text(label), zorder=3)
+    axes.plot(iterations, means, color=style.colour, ls=style.dashes, lw=1.5, label=literal(label), zorder=3)
 
 
 def _draw_validations(
-    axes: Axes, checks: Mapping[str, Sequence[Mapping[str, Any]]], styles: Mapping[str, _Style]
+    axes: Axes, checks: Mapping[str, Sequence[Mapping[str, Any]]], styles: Mapping[str, Style]
 ) -> None:
     accuracy = all("accuracy" in record for records in checks.values() for record in records)
     shown: list[float] = []
@@ -329,90 +322,8 @@ def _draw_validations(
         shown += values
         scores = [finite(record["score"]) for record in records]
         best = min(range(len(scores)), key=lambda i: (math.isnan(scores[i]), scores[i]))
-        axes.plot(iterations, values, color=colour, ls=dashes, lw=1.5, label=_text(label), zorder=3)
+        axes.plot(iterations, values, color=colour, ls=dashes, lw=1.5, label=literal(label), zorder=3)
         axes.plot(iterations[best], values[best], "o", ms=6, mfc="white", mec=colour, mew=1.4, zorder=4)
     what = "Meta-validation accuracy (%)" if accuracy else "Meta-validation score\n(lower is better)"
-    _dress(axes, y=what, x="Meta-iterations")
+    dress(axes, y=what, x="Meta-iterations")
     _set_scale(axes, shown, "accuracy" if accuracy else "score")
-
-
-# --- what all figures share
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
-    """Light grid, two spines, small print."""
-    axes.set_title(_text(title), fontsize=9.5, color=_INK, loc="left")
-    axes.set_xlabel(_text(x), fontsize=9, color=_INK)
-    if y:
-        axes.set_ylabel(_text(y), fontsize=9, color=_INK)
-    axes.grid(color="#e6e6e6", lw=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b0b0b0")
-    axes.tick_params(which="both", labelsize=8, color="#b0b0b0", labelcolor=_INK)
-
-
-def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
-    """One legend above the panels, each label once."""
-    handles: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    for label in handles:
-        if label.startswith(_PAPER):  # its colours are those of the curves
-            handles[label] = Line2D([], [], ls="", marker="D", ms=5.5, mfc="white", mec=_FAINT, mew=1.2)
-    width, height = figure.get_size_inches()
-    fitting = int(width / (0.55 + 0.063 * max(map(len, handles))))
-    columns = max(1, min(fitting, len(handles)))
-    figure.set_figheight(height + 0.17 * (math.ceil(len(handles) / columns) - 1))  # panels keep their size
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=columns,
-        fontsize=8, frameon=False, labelcolor=_INK, handlelength=2.6, columnspacing=1.4,
-    )  # fmt: skip
-
-
-def _footnote(figure: Figure, text: str) -> None:
-    """Small print below, in as many lines as it takes."""
-    lines = textwrap.wrap(text, int(figure.get_figwidth() / 0.058))
-    figure.supxlabel("\n".join(lines), fontsize=7, color=_FAINT)
-
-
-def _styles(names: Iterable[str]) -> dict[str, _Style]:
-    """A colour for each name, in the order given; solid lines until the colours run out."""
-    return {
-        name: _Style(_COLOURS[i % len(_COLOURS)], _DASHES[i // len(_COLOURS) % len(_DASHES)])
-        for i, name in enumerate(dict.fromkeys(names))
-    }
-
-
-def _text(text: str) -> str:
-    """Text that matplotlib shows as it is: no mathematics between "$", no hiding of a leading "_"."""
-    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _save(path: str | Path, draw: Callable[[], Figure]) -> None:
-    """Write a figure as a whole; a suffix that cannot be written is refused before anything is drawn."""
-    path = Path(path)
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in _FORMATS:
-        raise RunError(
-            f"A figure is written as {', '.join(f'.{name}' for name in _FORMATS)}: got {path.name!r}. "
-            "Give a name with one of these endings."
-        )
-    if not path.parent.is_dir():
-        raise RunError(f"A figure needs an existing folder: {path.parent} is none. Make it, or choose another.")
-    figure = draw()
-    with replaced(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=_DPI)

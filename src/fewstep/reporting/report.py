@@ -40,11 +40,7 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
     if out is not None:
         _draw(figure or "training", runs, out)
         return [out]
-    folder = next(iter(runs.values())).path / "plots"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunError(f"Figures need a place: {folder}: {error.strerror}. Name a file with --out.") from None
+    folder = _plots(next(iter(runs.values())))
     written: list[Path] = []
     for name in FIGURES if figure is None else (figure,):
         path = folder / f"{name}.png"
@@ -79,6 +75,24 @@ def compare_runs(paths: Iterable[Path], out: Path) -> tuple[Table, Path]:
     entries = grouped_by_seed(list(_labelled(paths).values()))
     learning_curve_figure(entries, out)
     return evaluation_table(entries), out
+
+
+def inspection_path(run: RunFolder) -> Path:
+    """Where the figure of an inspection goes, if nobody says where.
+
+    Raises:
+        RunError: The run's folder cannot be written to.
+    """
+    return _plots(run) / "inspection.png"
+
+
+def _plots(run: RunFolder) -> Path:
+    folder = run.path / "plots"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Figures need a place: {folder}: {error.strerror}. Name a file with --out.") from None
+    return folder
 
 
 def _labelled(paths: Iterable[Path]) -> dict[str, RunFolder]:

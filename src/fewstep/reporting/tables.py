@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _TITLE = ("metric", "split", "tasks", "ways", "shots", "queries")
 _DETAILS = ("normalization", "checkpoint", "inner_lr", "fingerprint")
 _HEADERS = {"normalization": "normalized", "inner_lr": "rate"}
-_USUAL_STEPS = (0, 1, 5, 10)
-_ABSENT = "-"
+USUAL_STEPS = (0, 1, 5, 10)
+ABSENT = "-"
 
 
 def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = None) -> Table:
@@ -59,7 +59,7 @@ def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = N
     if "fingerprint" in columns and not mixed_tasks(entries):
         entries = [(label, {**evaluation, "fingerprint": None}) for label, evaluation in entries]
         columns.remove("fingerprint")  # other shots, other tasks: no news
-    table = _empty(_title(entries, columns), _caption(entries, columns))
+    table = empty_table(_title(entries, columns), _caption(entries, columns))
     table.add_column("run", overflow="fold")
     table.add_column("algorithm", no_wrap=True)
     for field in columns:
@@ -69,12 +69,12 @@ def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = N
     for i, (label, evaluation) in enumerate(entries):
         several = f", {seeds(evaluation)} seeds, ± spread" if seeds(evaluation) > 1 else ""
         settings = [_setting(field, evaluation) for field in columns]
-        numbers = {point.step: _cell(point.mean, point.plus_minus) for point in curve(evaluation)}
+        numbers = {point.step: number_cell(point.mean, point.plus_minus) for point in curve(evaluation)}
         table.add_row(
             Text(label + several),
             Text(algorithm_name(evaluation)),
             *map(Text, settings),
-            *(Text(numbers.get(step, _ABSENT)) for step in shown),
+            *(Text(numbers.get(step, ABSENT)) for step in shown),
         )
         paper = published(evaluation)
         if paper and (i + 1 == len(entries) or published(entries[i + 1][1]) != paper):
@@ -88,7 +88,7 @@ def recipes_table(recipes: Mapping[str, str]) -> Table:
     Args:
         recipes: As `fewstep.experiments.recipe_files.bundled_recipes` gives them.
     """
-    table = _empty()
+    table = empty_table()
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it is")
     for name, what in recipes.items():
@@ -104,7 +104,8 @@ def plain(table: Table, width: int = 160) -> str:
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def _empty(title: str | None = None, caption: str | None = None) -> Table:
+def empty_table(title: str | None = None, caption: str | None = None) -> Table:
+    """A table without columns, in the style of all."""
     return Table(
         title=Text(title) if title else None,
         caption=Text(caption) if caption else None,
@@ -120,7 +121,7 @@ def _steps_shown(entries: Sequence[Entry], chosen: Collection[int] | None) -> li
     evaluated = [[row["step"] for row in evaluation["steps"]] for _, evaluation in entries]
     present = set().union(*evaluated)
     if chosen is None:
-        usual = {*_USUAL_STEPS, *(steps[-1] for steps in evaluated)}
+        usual = {*USUAL_STEPS, *(steps[-1] for steps in evaluated)}
         usual.update(*(paper.values for _, evaluation in entries if (paper := published(evaluation))))
         return sorted(usual & present)
     if not present.issuperset(chosen):
@@ -155,7 +156,7 @@ def _caption(entries: Sequence[Entry], columns: Collection[str]) -> str:
 def _setting(field: str, evaluation: Mapping[str, Any]) -> str:
     value = evaluation.get(field)
     if value is None:
-        return "all others" if field == "queries" else _ABSENT
+        return "all others" if field == "queries" else ABSENT
     if value == "accuracy":
         return "accuracy %"
     if field == "inner_lr":
@@ -180,7 +181,7 @@ def _published_cell(cell: tuple[float, float | None], unit: float) -> str:
     return f"{unit * mean:.{digits}f}" + (f" ± {unit * ci95:.{digits}f}" if ci95 is not None else "")
 
 
-def _cell(mean: float, plus_minus: float) -> str:
+def number_cell(mean: float, plus_minus: float) -> str:
     """A mean with as many decimals as two digits of its interval have, or four digits where it has none."""
     if not math.isfinite(mean):
         return "not finite"

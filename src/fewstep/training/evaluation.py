@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from fewstep.core.meta import same_size_groups
 from fewstep.core.rng import generator
-from fewstep.core.trees import leaves, length
+from fewstep.core.trees import concatenate, leaves, length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,9 +49,6 @@ def evaluate(
 ) -> Evaluation:
     """Adapt to each task of a fixed stream, and score after every step.
 
-    The stream depends on seed, split and number of tasks, and on how many are drawn at once: neither on the learner
-    nor on how it was trained.
-
     Args:
         learner: What to evaluate.
         distribution: The tasks of one split.
@@ -66,8 +63,47 @@ def evaluate(
     Returns:
         The curves and the fingerprint of the tasks.
     """
+    curves, fingerprint = measured(
+        lambda drawn: learner.evaluate(drawn, steps, normalization),
+        distribution,
+        tasks=tasks,
+        seed=seed,
+        split=split,
+        at_once=at_once,
+        progress=progress,
+    )
+    return Evaluation(curves, fingerprint)
+
+
+def measured(
+    measure: Callable[[Any], Any],
+    distribution: TaskDistribution,
+    *,
+    tasks: int,
+    seed: int,
+    split: str,
+    at_once: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Any, str]:
+    """Measure something on each task of a fixed stream.
+
+    The stream depends on seed, split and number of tasks, and on how many are drawn at once: neither on the learner
+    nor on how it was trained.
+
+    Args:
+        measure: Of tasks that were drawn together; a tree of tensors `[tasks, ...]`.
+        distribution: The tasks of one split.
+        tasks: How many.
+        seed: Of the task stream.
+        split: Name of the split, part of the stream's name.
+        at_once: Tasks drawn and measured together; None: all.
+        progress: Called with the number of tasks done.
+
+    Returns:
+        What was measured on all tasks, and their fingerprint.
+    """
     digest = hashlib.sha256()
-    parts: list[dict[str, Tensor]] = []
+    parts: list[Any] = []
     done = 0
     while done < tasks:
         count = min(at_once or tasks, tasks - done)
@@ -75,11 +111,11 @@ def evaluate(
         for group in same_size_groups(drawn):
             for values in _identity(group):
                 digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        parts.append(learner.evaluate(drawn, steps, normalization))
+        parts.append(measure(drawn))
         done += count
         if progress:
             progress(done)
-    return Evaluation({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, digest.hexdigest()[:16])
+    return concatenate(parts), digest.hexdigest()[:16]
 
 
 def _identity(tasks: Task) -> Iterator[Tensor]:
@@ -106,3 +142,18 @@ def mean_and_ci95(values: Tensor) -> tuple[list[float], list[float]]:
     values = values.double()
     spread = values.std(dim=0) if tasks > 1 else torch.full_like(values[0], math.nan)
     return values.mean(dim=0).tolist(), (1.96 * spread / math.sqrt(tasks)).tolist()
+
+
+def share_and_ci95(part: Tensor, whole: Tensor) -> tuple[float, float]:
+    """A part's share of a whole, r = mean(part) / mean(whole), and half-width of its 95 % confidence interval.
+
+    The half-width is 1.96 std(part - r whole) / (sqrt(tasks) |mean(whole)|): to first order, the delta method.
+
+    Args:
+        part: `[tasks]`.
+        whole: `[tasks]`.
+    """
+    part, whole = part.double(), whole.double()
+    share = part.mean() / whole.mean()
+    spread = (part - share * whole).std() if length(part) > 1 else whole.new_tensor(math.nan)
+    return share.item(), (1.96 * spread / math.sqrt(length(part)) / whole.mean().abs()).item()

@@ -8,6 +8,7 @@
     best.safetensors      meta-parameters with the best validation score
     params.safetensors    final meta-parameters; there once training is finished
     evaluations/*.json    results of `fewstep evaluate`
+    inspections/*.json    results of `fewstep inspect`
     illustration.json     one task's predictions along adaptation, where tasks have one input and one target
     plots/, tensorboard/  figures; event files
 
@@ -161,18 +162,25 @@ class RunFolder:
 
     def write_evaluation(self, name: str, evaluation: dict[str, Any]) -> Path:
         """Store one evaluation under its name."""
-        path = self.path / "evaluations" / f"{name}.json"
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        write_json(path, evaluation)
-        return path
+        return self._write_result("evaluations", name, evaluation)
+
+    def write_inspection(self, name: str, inspection: dict[str, Any]) -> Path:
+        """Store one inspection under its name."""
+        return self._write_result("inspections", name, inspection)
 
     def evaluations(self) -> list[dict[str, Any]]:
         """All stored evaluations, by split, shots and queries."""
         stored = [read_json(path) for path in sorted((self.path / "evaluations").glob("*.json"))]
         return sorted(stored, key=lambda e: (e.get("split"), e.get("shots") or 0, e.get("queries") or 0))
+
+    def _write_result(self, folder: str, name: str, result: dict[str, Any]) -> Path:
+        path = self.path / folder / f"{name}.json"
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        write_json(path, result)
+        return path
 
 
 @contextmanager
