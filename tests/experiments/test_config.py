@@ -33,7 +33,7 @@ def test_every_recipe_parses_and_runs_two_tiny_iterations(name, tmp_path):
         pytest.skip("set FEWSTEP_DATA to a folder that holds omniglot/")
     small = ["meta.iterations=2", "validation.tasks=2", "evaluate.tasks=3", "evaluate.steps=1"]
     small += ["meta.batch_size=3", "tasks.pool=3"] if "averaging" in name else ["meta.batch_size=2"]
-    small += ["model.filters=4"] if "omniglot" in name else ["model.hidden=[4]"]
+    small += ["model.filters=4"] if load_recipe(name).model.kind == "convnet" else ["model.hidden=[4]"]
     run = fewstep.train(name, out=tmp_path / "run", settings=small)
     result = fewstep.evaluate(run)
     assert len(result["steps"]) == 2

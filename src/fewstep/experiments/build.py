@@ -13,10 +13,21 @@ from fewstep.core import algorithms
 from fewstep.core.rng import derived_seed
 from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Only, Sgd, UpdateRule
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import Averaging, ImageTasks, MetaAlgorithm, Recipe, SinusoidTasks, TableTasks
+from fewstep.experiments.config import (
+    Averaging,
+    ConvNetModel,
+    CustomModel,
+    ImageTasks,
+    MetaAlgorithm,
+    MlpModel,
+    Recipe,
+    SinusoidTasks,
+    TableTasks,
+)
 from fewstep.experiments.execution import build_execution
 from fewstep.learners.averaging import AveragingLearner
 from fewstep.learners.supervised import SupervisedLearner
+from fewstep.models.context import WithContext
 from fewstep.models.convnet import ConvNet
 from fewstep.models.mlp import mlp
 
@@ -28,12 +39,14 @@ if TYPE_CHECKING:
 BuiltLearner: TypeAlias = SupervisedLearner | AveragingLearner
 
 
-def features_of(recipe: Recipe) -> tuple[int, int] | None:
-    """Input and output features of a model for the recipe's tasks, where they are vectors."""
+def shapes_of(recipe: Recipe) -> tuple[tuple[int, ...], int] | None:
+    """The shape of one input and the number of outputs of a model for the recipe's tasks, where these say so."""
     tasks = recipe.tasks
+    if isinstance(tasks, ImageTasks):
+        return (tasks.channels, tasks.image_size, tasks.image_size), tasks.ways
     if isinstance(tasks, SinusoidTasks):
-        return 3 if tasks.reveal else 1, 1
-    return (len(tasks.inputs), len(tasks.targets)) if isinstance(tasks, TableTasks) else None
+        return (3 if tasks.reveal else 1,), 1
+    return ((len(tasks.inputs),), len(tasks.targets)) if isinstance(tasks, TableTasks) else None
 
 
 def build_model(recipe: Recipe, custom: nn.Module | None = None, copy: int = 0) -> nn.Module:
@@ -57,15 +70,21 @@ def build_model(recipe: Recipe, custom: nn.Module | None = None, copy: int = 0) 
         return custom
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "model", copy))
-        if model.kind == "convnet":
-            assert isinstance(recipe.tasks, ImageTasks)
-            tasks = recipe.tasks
-            shape = {"channels": tasks.channels, "image_size": tasks.image_size}
-            return ConvNet(tasks.ways, **shape, **model.model_dump(exclude={"kind"}))
-        features = features_of(recipe)
-        assert model.kind == "mlp"
-        assert features is not None
-        return mlp(*features, hidden=model.hidden, init_std=model.init_std)
+        shapes = shapes_of(recipe)
+        assert shapes is not None
+        assert not isinstance(model, CustomModel)
+        return _network(model, *shapes)
+
+
+def _network(model: MlpModel | ConvNetModel, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    options = model.model_dump(exclude={"kind", "context"})
+    channels, *positions = shape
+    seen = (channels + model.context, *positions)
+    if isinstance(model, MlpModel):
+        network: nn.Module = mlp(seen, outputs, **options)
+    else:
+        network = ConvNet(outputs, channels=seen[0], image_size=seen[-1], **options)
+    return WithContext(network, (model.context, *positions)) if model.context else network
 
 
 def build_rule(algorithm: MetaAlgorithm, inner_lr: float | None = None) -> UpdateRule:

@@ -101,14 +101,30 @@ class MlpModel(_Section):
     """Fully connected; see `fewstep.models.mlp`."""
 
     kind: Literal["mlp"]
+    context: Annotated[int, Field(ge=0, le=10**6)] = 0
+    """Features (of images: channels) that are parameters, appended to every input; see `fewstep.models.context`."""
     hidden: list[Size] = [40, 40]
     init_std: PositiveFloat | None = None
+    norm: Literal["none", "batch"] = "none"
+    norm_gain: bool = False
+    norm_eps: PositiveFloat = 1e-3
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.context and self.norm == "batch":
+            raise ValueError(
+                "model.context has no effect with model.norm = 'batch', which takes away what all examples share: "
+                "use model.norm = 'none', or model.kind = 'convnet'"
+            )
+        return self
 
 
 class ConvNetModel(_Section):
     """Convolutional classifier; see `fewstep.models.convnet`."""
 
     kind: Literal["convnet"]
+    context: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Channels that are parameters, appended to every image; see `fewstep.models.context`."""
     filters: Size = 64
     blocks: Annotated[int, Field(gt=0, le=4)] = 4
     """At most 4: each halves the image, and 28 pixels are 1 after four."""
@@ -309,8 +325,8 @@ class Recipe(_Section):
             raise ValueError("loss.scale = 'ways' needs tasks with ways")
         if self.model.kind == "convnet" and not classifies:
             raise ValueError("model.kind = 'convnet' needs tasks of images: use 'mlp', or 'custom' and pass a module")
-        if self.model.kind == "mlp" and self.tasks.kind not in ("sinusoid", "table"):
-            raise ValueError("model.kind = 'mlp' needs tasks of vectors: use 'convnet', or 'custom' and pass a module")
+        if self.model.kind == "mlp" and self.tasks.kind == "custom":
+            raise ValueError("model.kind = 'mlp' takes its shapes from the tasks: use 'custom' and pass a module")
         if self.normalization == "running" and self.model.kind != "custom":
             raise ValueError("normalization = 'running' needs a pretrained module of your own (model.kind = 'custom')")
         own = self.model.kind != "custom" and self.loss.kind != "custom"
