@@ -60,6 +60,13 @@ class NormalizationName(StrEnum):
     running = "running"
 
 
+class MethodName(StrEnum):
+    """How a pretrained classifier solves tasks."""
+
+    finetune = "finetune"
+    nearest_neighbour = "nearest_neighbour"
+
+
 class CheckpointName(StrEnum):
     """Meta-parameters to evaluate."""
 
@@ -167,6 +174,7 @@ def evaluate(
     tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks.")] = None,
     split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
     normalization: Annotated[NormalizationName | None, typer.Option(help="Batch normalisation of queries.")] = None,
+    method: Annotated[MethodName | None, typer.Option(help="Of a pretrained classifier.")] = None,
     checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
     data: DataOption = None,
     device: DeviceOption = "cpu",
@@ -177,7 +185,12 @@ def evaluate(
         from fewstep.experiments.evaluate_run import evaluate as evaluate_run
         from fewstep.experiments.runs import open_run, recipe_of
     folder = open_run(run)
-    asked = {"shots": shots, "queries": queries, "normalization": normalization and normalization.value}
+    asked = {
+        "shots": shots,
+        "queries": queries,
+        "normalization": normalization and normalization.value,
+        "method": method and method.value,
+    }
     variants = [asked]
     if not as_json and not any(asked.values()):
         variants += [variant.model_dump() for variant in recipe_of(folder).evaluate.variants]

@@ -23,6 +23,8 @@ PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
 Size = Annotated[int, Field(gt=0, le=10**6)]
 Split = Literal["train", "val", "test"]
 Normalization = Literal["transductive", "support", "running"]
+Method = Literal["finetune", "nearest_neighbour"]
+Distance = Literal["euclidean", "cosine"]
 
 
 class _Section(BaseModel):
@@ -211,6 +213,24 @@ class Averaging(_Section):
         return 0
 
 
+class Pretrained(_Section):
+    """A classifier of all meta-train classes, then of few (section 5.2); see `fewstep.learners.pretrained`."""
+
+    kind: Literal["pretrained"]
+    classes: Annotated[int, Field(ge=2, le=10**6)]
+    """Meta-train classes: outputs of the pretrained classifier."""
+    method: Method = "finetune"
+    """How it solves a task, in validation too: a new head and gradient steps, or the nearest support example."""
+    inner_lr: PositiveFloat = 0.01
+    """Of fine-tuning."""
+    steps: NonNegativeInt = 10
+    """Of fine-tuning, where nothing else is said."""
+    head_std: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of the new head's weights."""
+    distance: Distance = "euclidean"
+    """Between features of neighbours."""
+
+
 class Meta(_Section):
     """The outer loop."""
 
@@ -223,7 +243,7 @@ class Meta(_Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How `lr` goes from its value to 0 over the iterations."""
     batch_size: Size = 25
-    """Tasks per meta-update."""
+    """Tasks per meta-update; images, for `algorithm.kind = "pretrained"`."""
     iterations: NonNegativeInt = 10_000
     clip_value: PositiveFloat | None = None
     clip_norm: PositiveFloat | None = None
@@ -256,6 +276,7 @@ class Variant(_Section):
     shots: PositiveInt | None = None
     queries: PositiveInt | None = None
     normalization: Normalization | None = None
+    method: Method | None = None
 
 
 class Evaluate(_Section):
@@ -267,12 +288,16 @@ class Evaluate(_Section):
     """By default as many as in training; queries and normalization likewise."""
     queries: PositiveInt | None = None
     normalization: Normalization | None = None
+    method: Method | None = None
+    """Of a pretrained classifier; by default that of the algorithm."""
     variants: list[Variant] = []
     """Printed beside it."""
     seed: int = 0
     """Of the evaluation tasks: the same for runs of every seed."""
     tune_inner_lr: list[PositiveFloat] = []
     """Step sizes to choose from, on meta-validation tasks, before testing (the paper's pretrained baseline)."""
+    tune_distance: list[Distance] = []
+    """Distances between neighbours to choose from, likewise."""
 
 
 class Execution(_Section):
@@ -308,7 +333,7 @@ class Recipe(_Section):
     tasks: Annotated[SinusoidTasks | OmniglotTasks | TableTasks | CustomTasks, Field(discriminator="kind")]
     model: Annotated[MlpModel | ConvNetModel | CustomModel, Field(discriminator="kind")]
     loss: Loss
-    algorithm: Annotated[MetaAlgorithm | Averaging, Field(discriminator="kind")]
+    algorithm: Annotated[MetaAlgorithm | Averaging | Pretrained, Field(discriminator="kind")]
     meta: Meta = Meta()
     validation: Validation = Validation()
     evaluate: Evaluate = Evaluate()
@@ -341,9 +366,19 @@ class Recipe(_Section):
                 raise ValueError("evaluate.tune_inner_lr cannot tune rates that the outer loop learns: remove it")
             if getattr(self.tasks, "pool", None) is not None:
                 raise ValueError("tasks.pool goes with algorithm.kind = 'averaging': remove it")
-        else:
+        elif isinstance(self.algorithm, Averaging):
             self._check_averaging()
+        elif not classifies:
+            raise ValueError("algorithm.kind = 'pretrained' needs tasks of images, whose classes it can tell apart")
+        self._check_methods()
         return self
+
+    def _check_methods(self) -> None:
+        methods = {self.evaluate.method, *(variant.method for variant in self.evaluate.variants)}
+        if (methods != {None} or self.evaluate.tune_distance) and not isinstance(self.algorithm, Pretrained):
+            raise ValueError(
+                "evaluate.method and evaluate.tune_distance go with algorithm.kind = 'pretrained': remove them"
+            )
 
     def _check_averaging(self) -> None:
         """Averaging trains plain networks side by side: most of the outer loop means nothing to it."""

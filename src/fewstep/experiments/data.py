@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewstep.errors import DataError, RecipeError
-from fewstep.experiments.config import ImageTasks, OmniglotTasks, Recipe, SinusoidTasks, Split, TableTasks
+from fewstep.experiments.config import ImageTasks, OmniglotTasks, Pretrained, Recipe, SinusoidTasks, Split, TableTasks
 from fewstep.tasks import omniglot, table
+from fewstep.tasks.all_classes import AllClasses
 from fewstep.tasks.few_shot import FewShot
 from fewstep.tasks.sinusoid import Sinusoid
 
@@ -71,6 +72,8 @@ def load_data(
         data = _table_data(tasks, stored)
     else:
         data = _custom_data(custom)
+    if isinstance(recipe.algorithm, Pretrained):
+        data = data._replace(distribution=_pretraining(data.distribution, recipe.algorithm.classes))
     if stored is not None and stored.get("content_hash") != data.record.get("content_hash"):
         raise DataError(
             f"A run goes on with the data it was trained with: content hash {stored.get('content_hash')} is expected, "
@@ -105,6 +108,26 @@ def _image_data(tasks: ImageTasks, images: Callable[[Split], Tensor], record: di
             raise RecipeError(f"Split {split!r} has too few images for such tasks. {error}") from None
 
     return Data(distribution, record, at_once=50)
+
+
+def _pretraining(
+    few_shot: Callable[[Split, int | None, int | None], TaskDistribution], classes: int
+) -> Callable[[Split, int | None, int | None], TaskDistribution]:
+    """All meta-train classes as one task; the other splits as they are."""
+
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
+        tasks = few_shot(split, shots, queries)
+        if split != "train" or not isinstance(tasks, FewShot):
+            return tasks
+        found, examples = tasks.images.shape[:2]
+        if found != classes:
+            raise RecipeError(
+                f"algorithm.classes must be the number of meta-train classes: expected {found}, got {classes}. "
+                f"Set algorithm.classes = {found}."
+            )
+        return AllClasses(tasks.images.flatten(0, 1), (examples,) * found, tasks.rotate)
+
+    return distribution
 
 
 def _table_data(tasks: TableTasks, stored: Mapping[str, Any] | None) -> Data:

@@ -81,6 +81,7 @@ def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
         "shots": getattr(recipe.tasks, "shots", None),
         "queries": getattr(recipe.tasks, "queries", None),
         "normalization": recipe.normalization,
+        "method": getattr(recipe.algorithm, "method", None),
     }
     chosen = recipe.evaluate.model_dump() | asked
     chosen |= {key: value for key, value in training.items() if chosen[key] is None}

@@ -118,9 +118,8 @@ def load_learner(
     model: nn.Module | None = None,
     loss: Loss | None = None,
     device: str = "cpu",
-    inner_lr: float | None = None,
 ) -> BuiltLearner:
-    """As `load`, with the recipe at hand and perhaps another inner rate."""
+    """As `load`, with the recipe at hand, which may adapt otherwise than the run's own."""
     if checkpoint not in ("best", "final"):
         raise FewstepError(f"The checkpoint must be 'best' or 'final': got {checkpoint!r}.")
     path = run.path / ("best.safetensors" if checkpoint == "best" else "params.safetensors")
@@ -131,7 +130,7 @@ def load_learner(
             f"{run.path} holds no {checkpoint} meta-parameters yet: training has not come so far. "
             "Let it go on: `fewstep train ... --resume`."
         )
-    learner = build_learner(recipe, module=model, loss=loss, device=checked_device(device), inner_lr=inner_lr)
+    learner = build_learner(recipe, module=model, loss=loss, device=checked_device(device))
     meta, about = load_meta(path)
     try:
         learner.load_meta(meta)
