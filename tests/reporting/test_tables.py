@@ -169,6 +169,31 @@ def test_published_omniglot_accuracies_are_those_of_table_1(shots, accuracy):
 
 
 @pytest.mark.parametrize(
+    ("changes", "source", "values"),
+    [
+        ({"recipe": "omniglot-5way-1shot-nonconv"}, "Table 1", {3: (0.897, 0.011)}),
+        ({"recipe": "omniglot-5way-1shot-nonconv", "shots": 5}, "Table 1", {3: (0.975, 0.006)}),
+        ({"recipe": "omniglot-5way-1shot-context"}, "Table 3", {3: (0.949, 0.009)}),
+        ({"recipe": "omniglot-5way-1shot-context", "shots": 5}, "Table 3", {3: (0.977, 0.003)}),
+        (
+            {"recipe": "miniimagenet-5way-pretrained", "algorithm": "finetune"},
+            "Table 1",
+            {10: (0.2886, 0.0054)},
+        ),
+        (
+            {"recipe": "miniimagenet-5way-pretrained", "algorithm": "nearest_neighbour", "shots": 5},
+            "Table 1",
+            {0: (0.5104, 0.0065)},
+        ),
+    ],
+)
+def test_published_accuracies_of_other_networks_and_of_the_baselines(changes, source, values):
+    found = published(omniglot([0.2], **changes))
+    assert found is not None
+    assert (found.source, found.values) == (source, values)
+
+
+@pytest.mark.parametrize(
     "other",
     [
         evaluation([1.0], recipe="sinusoid-oracle", algorithm="joint"),
@@ -181,6 +206,7 @@ def test_published_omniglot_accuracies_are_those_of_table_1(shots, accuracy):
         omniglot([0.2], ways=20),
         omniglot([0.2], normalization="support"),
         omniglot([0.2], normalization=None),
+        omniglot([0.2], recipe="omniglot-5way-1shot-context", normalization="support"),
     ],
 )
 def test_settings_that_the_paper_does_not_report_have_no_published_numbers(other):
