@@ -68,6 +68,12 @@ class OmniglotTasks(ImageTasks):
     rotate: bool = True
 
 
+class GlyphsTasks(ImageTasks):
+    """Characters of many scripts, drawn from fonts: no download; see `fewstep.tasks.glyphs`."""
+
+    kind: Literal["glyphs"]
+
+
 class TableTasks(_Section):
     """The user's own table; see `fewstep.tasks.table`."""
 
@@ -289,7 +295,9 @@ class Recipe(_Section):
     """A whole experiment."""
 
     name: str = "custom"
-    tasks: Annotated[SinusoidTasks | OmniglotTasks | TableTasks | CustomTasks, Field(discriminator="kind")]
+    tasks: Annotated[
+        SinusoidTasks | OmniglotTasks | GlyphsTasks | TableTasks | CustomTasks, Field(discriminator="kind")
+    ]
     model: Annotated[MlpModel | ConvNetModel | CustomModel, Field(discriminator="kind")]
     loss: Loss
     algorithm: Annotated[MetaAlgorithm | Averaging, Field(discriminator="kind")]

@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewstep.errors import DataError, RecipeError
-from fewstep.experiments.config import ImageTasks, OmniglotTasks, Recipe, SinusoidTasks, Split, TableTasks
-from fewstep.tasks import omniglot, table
+from fewstep.experiments.config import (
+    GlyphsTasks,
+    ImageTasks,
+    OmniglotTasks,
+    Recipe,
+    SinusoidTasks,
+    Split,
+    TableTasks,
+)
+from fewstep.tasks import glyphs, omniglot, table
 from fewstep.tasks.few_shot import FewShot
 from fewstep.tasks.sinusoid import Sinusoid
 
@@ -67,6 +75,8 @@ def load_data(
         data = _sinusoid_data(tasks)
     elif isinstance(tasks, OmniglotTasks):
         data = _omniglot_data(tasks, folder, device)
+    elif isinstance(tasks, GlyphsTasks):
+        data = _glyphs_data(tasks, device)
     elif isinstance(tasks, TableTasks):
         data = _table_data(tasks, stored)
     else:
@@ -91,6 +101,12 @@ def _omniglot_data(tasks: OmniglotTasks, folder: Path | None, device: str) -> Da
     images = omniglot.load_omniglot(folder)
     record = {"content_hash": images.content_hash, "folder": str(omniglot.data_folder(folder).resolve())}
     return _image_data(tasks, lambda split: omniglot.omniglot_split(images, split), record, device)
+
+
+def _glyphs_data(tasks: GlyphsTasks, device: str) -> Data:
+    images = glyphs.load_glyphs()
+    record = {"content_hash": images.content_hash}
+    return _image_data(tasks, lambda split: glyphs.glyphs_split(images, split), record, device)
 
 
 def _image_data(tasks: ImageTasks, images: Callable[[Split], Tensor], record: dict[str, Any], device: str) -> Data:
