@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from fewstep.tasks.glyph_drawing import Typeface, outline
+from fewstep.tasks.glyph_drawing import Outline, Typeface, outline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,11 +59,13 @@ CATEGORIES = ("Lu", "Ll", "Lo", "Nd", "Sm", "So", "Sc")
 MARKS = 1
 """Most accents on a letter: two are blots at 28 pixels."""
 
-DETAIL = 24
+DETAIL = 32
 """Height and width at which outlines are compared, in pixels."""
-ALIKE = 0.93
-"""Cosine between outlines from which they are one class."""
-ALIKE_ACROSS = 0.87
+ASPECTS = 1.5
+"""Characters whose widths over heights differ by this factor are different."""
+ALIKE = 0.95
+"""Cosine between shapes from which they are one class."""
+ALIKE_ACROSS = 0.91
 """The same between splits, where either may be turned by 90, 180 or 270 degrees besides: `rotate` would do so."""
 
 
@@ -91,32 +93,47 @@ class Glyph(NamedTuple):
 def choose_glyphs(typefaces: Sequence[Typeface]) -> list[Glyph]:
     """The classes, in the order of the table."""
     glyphs = list(_candidates(typefaces))
-    outlines = torch.stack([outline(glyph.typefaces[0].file, glyph.code_point, DETAIL) for glyph in glyphs])
+    outlines = [outline(glyph.typefaces[0].file, glyph.code_point, DETAIL) for glyph in glyphs]
     repeated = find_repeated(outlines, [glyph.split for glyph in glyphs])
     return [glyph for glyph, again in zip(glyphs, repeated.tolist(), strict=True) if not again]
 
 
-def find_repeated(outlines: Tensor, splits: Sequence[str]) -> Tensor:
+def find_repeated(outlines: Sequence[Outline], splits: Sequence[str]) -> Tensor:
     """Which outlines are blank, or have been there before: in this split, or turned in any way in an earlier one.
 
     Args:
-        outlines: uint8 `[characters, height, width]`.
+        outlines: Of all characters.
         splits: Of each; a split's characters stand together.
 
     Returns:
         bool `[characters]`.
     """
-    repeated = outlines.flatten(1).amax(1) == 0
+    shapes = torch.stack([each.shape for each in outlines])
+    aspects = torch.tensor([each.aspect for each in outlines], dtype=torch.float64)
+    repeated = shapes.flatten(1).amax(1) == 0
     for split in dict.fromkeys(splits):
-        here = torch.tensor([each == split for each in splits])
-        first = int(here.nonzero()[0])
-        own, earlier = outlines[here], outlines[:first]
-        again = (_cosines(own, own).tril(-1) >= ALIKE).any(1)
+        first, count = splits.index(split), splits.count(split)
+        here = slice(first, first + count)
+        own = shapes[here], aspects[here]
+        again = (likeness(*own, *own).tril(-1) >= ALIKE).any(1)
         for quarters in range(4):
-            turned = torch.rot90(earlier, quarters, (-2, -1))
-            again |= (_cosines(own, turned) >= ALIKE_ACROSS).any(1)
+            turned = torch.rot90(shapes[:first], quarters, (-2, -1))
+            turned_aspects = 1 / aspects[:first] if quarters % 2 else aspects[:first]
+            again |= (likeness(*own, turned, turned_aspects) >= ALIKE_ACROSS).any(1)
         repeated[here] |= again
     return repeated
+
+
+def likeness(shapes: Tensor, aspects: Tensor, other_shapes: Tensor, other_aspects: Tensor) -> Tensor:
+    """Cosines between all pairs of shapes `[characters, others]`, and 0 where aspects are too different.
+
+    From 16 grey levels: products are small whole numbers, which are exact, so the cosines are alike on every machine.
+    """
+    one, other = ((each.flatten(1) // 16).float() for each in (shapes, other_shapes))
+    norms = one.double().square().sum(1).sqrt(), other.double().square().sum(1).sqrt()
+    cosines = (one @ other.T).double() / (norms[0].unsqueeze(1) * norms[1]).clamp(min=1)
+    ratios = aspects.unsqueeze(1) / other_aspects
+    return cosines.where((ratios < ASPECTS) & (ratios > 1 / ASPECTS), 0)
 
 
 def _candidates(typefaces: Sequence[Typeface]) -> Iterator[Glyph]:
@@ -137,10 +154,3 @@ def _code_points(ranges: str) -> Iterator[int]:
 def _suits(character: str) -> bool:
     marks = len(unicodedata.normalize("NFD", character)) - 1
     return unicodedata.category(character) in CATEGORIES and marks <= MARKS
-
-
-def _cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Between all pairs. From 16 grey levels, products are small whole numbers: exact, so alike on every machine."""
-    one, other = ((outlines.flatten(1) // 16).float() for outlines in (one, other))
-    norms = one.double().square().sum(1).sqrt(), other.double().square().sum(1).sqrt()
-    return (one @ other.T).double() / (norms[0].unsqueeze(1) * norms[1]).clamp(min=1)

@@ -22,7 +22,7 @@ SIZE = 28
 """Height and width of an example, in pixels."""
 EM = 64
 """Size at which characters are drawn before they are deformed, in pixels."""
-SHARP_EM = 256
+SHARP_EM = 128
 """The same where outlines are compared: of small characters, too, no more than the outline is to count."""
 MARGIN = 3
 """Paper around a drawing, in pixels of `EM`."""
@@ -56,6 +56,18 @@ class Typeface(NamedTuple):
 
     file: Path
     characters: frozenset[int]
+
+
+class Outline(NamedTuple):
+    """A character, to be compared with others.
+
+    Attributes:
+        shape: uint8 `[height, width]`, the ink stretched to a square.
+        aspect: Width over height that the ink had.
+    """
+
+    shape: Tensor
+    aspect: float
 
 
 def open_typeface(file: Path) -> Typeface:
@@ -100,17 +112,16 @@ def draw(file: Path, code_point: int, pen: int = 0, em: int = EM) -> Image.Image
     return paper.crop((left - MARGIN, top - MARGIN, right + MARGIN, bottom + MARGIN))
 
 
-def outline(file: Path, code_point: int, size: int) -> Tensor:
-    """What is left of a character without place and scale: uint8 `[size, size]`, its longer side as long as that."""
+def outline(file: Path, code_point: int, size: int) -> Outline:
+    """A character's shape without its place, width and height; slightly blurred, as strokes are not equally wide."""
     drawing = draw(file, code_point, em=SHARP_EM)
     ink = drawing.crop((MARGIN, MARGIN, drawing.width - MARGIN, drawing.height - MARGIN))
     paper = Image.new("L", (size, size))
-    if ink.width and ink.height:
-        scale = size / max(ink.size)
-        width, height = (max(1, round(side * scale)) for side in ink.size)
-        small = ink.resize((width, height), Image.Resampling.BOX)
-        paper.paste(small, ((size - width) // 2, (size - height) // 2))
-    return _tensor(paper)
+    if not (ink.width and ink.height):
+        return Outline(_tensor(paper), 1.0)
+    side, border = size * 3 // 4, size // 8
+    paper.paste(ink.resize((side, side), Image.Resampling.BOX), (border, border))
+    return Outline(_tensor(paper.filter(ImageFilter.GaussianBlur(size / 40))), ink.width / ink.height)
 
 
 def draw_examples(typefaces: Sequence[Typeface], code_point: int, count: int, seed: int) -> Tensor:
