@@ -22,18 +22,19 @@ SIZE = 28
 """Height and width of an example, in pixels."""
 EM = 64
 """Size at which characters are drawn before they are deformed, in pixels."""
-SHARP_EM = 128
-"""The same where outlines are compared: of small characters, too, no more than the outline is to count."""
+OUTLINE_EM = 128
+"""The same for outlines: larger, for where pixels fall must not matter even for a small character."""
 MARGIN = 3
 """Paper around a drawing, in pixels of `EM`."""
 
 PENS = (-2, -1, 0, 1)
 """What is added to both sides of strokes, in pixels of `EM`, where they are about 6 wide."""
-LEFT = 0.97
-"""Share of the ink whose strokes must be there still with a thinner pen."""
+LASTING = 0.97
+"""Share of the ink whose strokes a thinner pen must not lose."""
 TURN = 0.3
 """Largest rotation, in radians."""
 SHEAR = 0.25
+"""Largest shift to one side, as a share of the height."""
 EXTENT = (15.0, 21.0)
 """Least and greatest length of the longer side, in pixels of `SIZE`."""
 STRETCH = 0.15
@@ -76,13 +77,13 @@ def open_typeface(file: Path) -> Typeface:
     Raises:
         DataError: It is not there, or is no font.
     """
-    # Here for its import takes longer than all that this file usually does: nothing, as drawings are cached.
-    from fontTools.ttLib import TTFont, TTLibError
+    # Imported here, for it takes a while and is not needed once the drawings are cached.
+    from fontTools.ttLib import TTFont
 
     try:
         with file.open("rb") as stream, TTFont(stream, lazy=True) as font:
             return Typeface(file, frozenset(font.getBestCmap() or ()))
-    except (OSError, KeyError, TTLibError) as error:
+    except Exception as error:  # broken files raise errors of many kinds
         raise DataError(
             f"Glyphs are drawn from the fonts of matplotlib: {file} is expected, and cannot be read ({error}). "
             "Install matplotlib again."
@@ -114,7 +115,7 @@ def draw(file: Path, code_point: int, pen: int = 0, em: int = EM) -> Image.Image
 
 def outline(file: Path, code_point: int, size: int) -> Outline:
     """A character's shape without its place, width and height; slightly blurred, as strokes are not equally wide."""
-    drawing = draw(file, code_point, em=SHARP_EM)
+    drawing = draw(file, code_point, em=OUTLINE_EM)
     ink = drawing.crop((MARGIN, MARGIN, drawing.width - MARGIN, drawing.height - MARGIN))
     paper = Image.new("L", (size, size))
     if not (ink.width and ink.height):
@@ -194,7 +195,7 @@ def _thinned(drawing: Image.Image, pixels: int) -> Image.Image:
     for fewer in range(pixels, 0, -1):
         width = 2 * fewer + 1
         thin = drawing.filter(ImageFilter.MinFilter(width))
-        if _ink(thin.filter(ImageFilter.MaxFilter(width))) >= LEFT * _ink(drawing):
+        if _ink(thin.filter(ImageFilter.MaxFilter(width))) >= LASTING * _ink(drawing):
             return thin
     return drawing
 
