@@ -82,6 +82,7 @@ def test_the_data_of_miniimagenet_are_told_in_the_record(small_miniimagenet, sha
     data = load_data(load_recipe("miniimagenet-5way-1shot"), small_miniimagenet)
     assert data.record["counts"]["val"] == {"classes": 16, "pictures": 320, "fewest": 20, "most": 20}
     assert data.record["preparation"]["fit"] == "stretch"
+    assert data.at_once == 5  # 50 tasks of such images fill a machine's memory
     tasks = data.distribution("test", 1, 2).sample(3, generator(0))
     assert tasks.query.inputs.shape == (3, 10, 3, 84, 84)
 
