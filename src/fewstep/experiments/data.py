@@ -11,6 +11,7 @@ from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.config import ImageTasks, OmniglotTasks, Recipe, SinusoidTasks, Split, TableTasks
 from fewstep.tasks import omniglot, table
 from fewstep.tasks.few_shot import FewShot
+from fewstep.tasks.prepared import data_folder
 from fewstep.tasks.sinusoid import Sinusoid
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _sinusoid_data(tasks: SinusoidTasks) -> Data:
 
 def _omniglot_data(tasks: OmniglotTasks, folder: Path | None, device: str) -> Data:
     images = omniglot.load_omniglot(folder)
-    record = {"content_hash": images.content_hash, "folder": str(omniglot.data_folder(folder).resolve())}
+    record = {"content_hash": images.content_hash, "folder": str(data_folder(folder, omniglot.NEEDS).resolve())}
     return _image_data(tasks, lambda split: omniglot.omniglot_split(images, split), record, device)
 
 

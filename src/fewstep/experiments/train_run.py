@@ -27,7 +27,7 @@ from fewstep.experiments.runs import (
     shots_and_queries,
     stored_data,
 )
-from fewstep.tasks.omniglot import cache_folder
+from fewstep.tasks.prepared import cache_folder
 from fewstep.training import loop
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import RunFolder, contents, locked, read_json, write_json
