@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fewstep.errors import FewstepError, Interrupted, NonFiniteError, RecipeError
+from fewstep.errors import DataError, FewstepError, Interrupted, NonFiniteError, RecipeError
 from fewstep.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+data_app = typer.Typer(help="Look at data sets, and get them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
 output = Console(width=None if sys.stdout.isatty() else 160)
 messages = Console(stderr=True, highlight=False)
 
@@ -39,6 +41,7 @@ RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, or the name of a ready initialisation.")
 ]
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders made by `fewstep train`.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A data folder, or a folder of pictures.")]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder that holds the data sets; else the variable FEWSTEP_DATA.")
 ]
@@ -325,6 +328,43 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the runs and figures
     from fewstep.demo import demo as run_demo
 
     run_demo(out, output, train=_train_one)
+
+
+@data_app.command("check")
+def check_data(folder: FolderArgument) -> None:
+    """Tell what is in DIR: Omniglot, MiniImagenet, or pictures in a folder for each class. Reads every picture."""
+    _report_data(folder)
+
+
+@data_app.command("omniglot")
+def omniglot_data(folder: FolderArgument) -> None:
+    """Download Omniglot (15 MB) into DIR/omniglot, or tell what to put there; then check it."""
+    with messages.status("Loading"):
+        from fewstep.tasks.download import download_omniglot
+    download_omniglot(folder, progress=messages.is_terminal)
+    _report_data(folder)
+
+
+@data_app.command("miniimagenet")
+def miniimagenet_data(folder: FolderArgument) -> None:
+    """Tell what to put into DIR for MiniImagenet, which cannot be downloaded freely, or check what is there."""
+    with messages.status("Loading"):
+        from fewstep.tasks.miniimagenet import list_images
+    list_images(folder)
+    _report_data(folder)
+
+
+def _report_data(folder: Path) -> None:
+    with messages.status("Reading"):
+        from fewstep.tasks.check import check
+
+        found = check(folder)
+    for one in found:
+        if one.problem is None:
+            output.print(str(one), highlight=False, soft_wrap=True, markup=False)
+    problems = [one.problem for one in found if one.problem is not None]
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 @app.command()

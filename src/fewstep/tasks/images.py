@@ -35,6 +35,8 @@ _READABLE = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", 
 _SUFFIXES = (*_READABLE, ".heic", ".heif", ".avif", ".jxl", ".svg")
 """Names of pictures. Those that are not readable are told of, rather than passed over."""
 
+_ADVICE = "Replace these files or take them away."
+
 
 @final
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def read_picture(picture: Path | Member | bytes, preparation: Preparation) -> Te
 def read_pictures(
     pictures: Sequence[Path | Member],
     preparation: Preparation,
-    advice: str = "Replace these files or take them away.",
+    advice: str = _ADVICE,
 ) -> Tensor:
     """Pictures, prepared.
 
@@ -192,18 +194,39 @@ def read_pictures(
     size = preparation.image_size
     prepared = torch.empty(len(pictures), preparation.channels, size, size, dtype=torch.uint8)
     unreadable: list[str] = []
+    for index, read in enumerate(_each(pictures, preparation)):
+        if isinstance(read, str):
+            unreadable.append(read)
+        else:
+            prepared[index] = read
+    _require_readable(len(pictures), unreadable, advice)
+    return prepared
+
+
+def check_pictures(pictures: Sequence[Path | Member]) -> None:
+    """Read pictures without keeping them.
+
+    Raises:
+        DataError: Lists those that cannot be read, and why.
+    """
+    unreadable = [read for read in _each(pictures, Preparation(1)) if isinstance(read, str)]
+    _require_readable(len(pictures), unreadable, _ADVICE)
+
+
+def _each(pictures: Sequence[Path | Member], preparation: Preparation) -> Iterator[Tensor | str]:
+    """Every picture prepared, or why it cannot be read."""
     with Reader() as reader, _strictly():
-        for index, picture in enumerate(pictures):
+        for picture in pictures:
             member = picture if isinstance(picture, Member) else Member(picture.parent, picture.name)
             try:
-                prepared[index] = _decoded(reader.read(member), preparation)
+                yield _decoded(reader.read(member), preparation)
             except Exception as error:  # broken files raise errors of many kinds
-                unreadable.append(f"{member}: {_reason(error)}")
+                yield f"{member}: {_reason(error)}"
+
+
+def _require_readable(count: int, unreadable: list[str], advice: str) -> None:
     if unreadable:
-        raise DataError(
-            f"Each of {len(pictures)} pictures must be readable; unreadable: {listing(unreadable)}\n{advice}"
-        )
-    return prepared
+        raise DataError(f"Each of {count} pictures must be readable; unreadable: {listing(unreadable)}\n{advice}")
 
 
 def _reason(error: Exception) -> str:

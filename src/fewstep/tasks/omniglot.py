@@ -130,23 +130,20 @@ def split_names() -> dict[str, list[str]]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def is_omniglot(folder: Path) -> bool:
+    """Whether a folder looks like it holds the data set, complete or not."""
+    return bool(_parts(folder) or _alphabets(folder))
+
+
 def find_parts(folder: Path) -> list[Path]:
     """The archive or else the folder of each part, or one folder of all alphabets; in `folder/omniglot` or `folder`.
 
     Raises:
         DataError: A part is not there; lists what is.
     """
-    places = (folder, folder / "omniglot")
-    found = {  # of several, the last
-        part: place / name
-        for place in places
-        for part in PARTS
-        for name in (part, f"{part}.zip")
-        if (place / name).exists()
-    }
-    alphabets = [place for place in places if next(place.glob("*/character[0-9]*"), None)]
-    if alphabets and not found:
-        return alphabets[-1:]
+    found = _parts(folder)
+    if not found and _alphabets(folder):
+        return _alphabets(folder)[-1:]
     missing = [part for part in PARTS if part not in found]
     if missing:
         raise DataError(
@@ -156,6 +153,22 @@ def find_parts(folder: Path) -> list[Path]:
             f"Download the zips from {HOME} and put them there."
         )
     return [found[part] for part in PARTS]
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """The archive or folder of each part; of several, the last."""
+    return {
+        part: place / name
+        for place in (folder, folder / "omniglot")
+        for part in PARTS
+        for name in (part, f"{part}.zip")
+        if (place / name).exists()
+    }
+
+
+def _alphabets(folder: Path) -> list[Path]:
+    """Folders that hold a folder for each alphabet."""
+    return [place for place in (folder, folder / "omniglot") if next(place.glob("*/character[0-9]*"), None)]
 
 
 def list_drawings(part: Path) -> Iterator[Drawing]:

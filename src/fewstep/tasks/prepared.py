@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -74,7 +75,8 @@ def prepare(
     Raises:
         DataError: Lists the pictures that cannot be read.
     """
-    file = cache_folder(cache) / f"{what.lower()}-{_key(classes, preparation)}.safetensors"
+    readable = re.sub(r"\W+", "-", what.lower())[:40]
+    file = cache_folder(cache) / f"{readable}-{_key(classes, preparation)}.safetensors"
     prepared = _read_cache(what, file)
     if prepared is None:
         members = [member for pictures in classes.values() for member in pictures]
@@ -156,6 +158,7 @@ def _write_cache(what: str, file: Path, prepared: PreparedImages) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"images": prepared.images}, unfinished, metadata)
+        unfinished.chmod(file.parent.stat().st_mode & 0o666)  # who may see the folder may use it
         unfinished.replace(file)
     except (OSError, SafetensorError) as error:
         log.warning("%s will be prepared again next time: it could not be cached (%s)", what, error)
