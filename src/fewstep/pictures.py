@@ -72,7 +72,7 @@ def adapt_to_pictures(
         export: A format to export the module in.
         device: See there.
     """
-    from fewstep.experiments.adapted import check_place, is_adapted
+    from fewstep.experiments.adapted_folder import check_place, is_adapted
     from fewstep.experiments.adapting import adapt
     from fewstep.experiments.exporting import FILES, check_exportable, exported
     from fewstep.reporting.contact_sheet import contact_sheet

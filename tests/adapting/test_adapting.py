@@ -11,9 +11,9 @@ from torch import nn
 
 import fewstep
 from fewstep.errors import DataError, FewstepError, RecipeError, RunError
-from fewstep.experiments.adapted import load_adapted
-from fewstep.experiments.adapting import initialisation
+from fewstep.experiments.adapted_folder import load_adapted
 from fewstep.experiments.exporting import exported
+from fewstep.experiments.initialisation import initialisation
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.experiments.runs import open_run
 from fewstep.learners.heads import with_ways
@@ -119,6 +119,8 @@ def test_what_is_saved_loads_as_what_it_was(tmp_path, support, queries):
     folder = classifier.save(tmp_path / "adapted")
     loaded = fewstep.load(folder)
     assert same(classifier, loaded, queries)
+    with pytest.raises(FewstepError, match="Leave them out"):
+        fewstep.load(folder, device="cuda")
     assert loaded.preparation == classifier.preparation
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
@@ -260,6 +262,21 @@ def test_preparation_is_that_of_the_run_or_follows_from_its_recipe(tmp_path):
     stored = initialisation(READY).preparation.to_dict() | {"invert": False}
     (tmp_path / "data.json").write_text(json.dumps({"preparation": stored}))
     assert initialisation(run, small_module()).preparation.invert is False
+
+
+def test_a_run_on_a_folder_of_colour_pictures_prepares_the_users_as_its_own(tmp_path, support, queries):
+    for split, names in {"train": ("bar", "cross"), "val": ("square", "slash"), "test": ("zigzag", "corner")}.items():
+        draw_support(tmp_path / "pictures" / split, dict.fromkeys(names, 2))
+    tasks = {"kind": "folder", "path": str(tmp_path / "pictures"), "ways": 2, "image_size": 20, "fit": "stretch"}
+    recipe = {
+        "tasks": tasks,
+        "model": {"kind": "convnet", "filters": 4, "blocks": 2, "downsample": "max_pool"},
+        "algorithm": {"kind": "fomaml", "inner_lr": 0.1},
+        "meta": {"iterations": 1, "batch_size": 2},
+    }
+    classifier = fewstep.adapt(fewstep.train(recipe, out=tmp_path / "run"), support)
+    assert (classifier.preparation.image_size, classifier.preparation.fit) == (20, "stretch")
+    assert same(classifier, fewstep.load(classifier.save(tmp_path / "adapted")), queries)
 
 
 def test_torch_export_computes_the_same_for_any_number_of_pictures(tmp_path, support):

@@ -1,75 +1,27 @@
-"""An adapted classifier: a model for the user's own classes, and the folder that keeps it.
-
-    config.json             classes in the order of the outputs, preparation of pictures, steps, head, source
-    model.safetensors       the module's state: adapted parameters, and running statistics of the support pictures
-    init.safetensors        the initialisation that it was adapted from
-    support.safetensors     the support pictures, prepared, as bytes
-    contact-sheet.png       support pictures and predictions, to look at
-    model.onnx, model.pt2   exports
-
-The last two tensors' files are what is needed to adapt anew with more pictures.
-"""
+"""An adapted classifier: a model for the user's own classes of pictures."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from importlib import metadata
-from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save
 
-from fewstep.errors import DataError, RunError
-from fewstep.experiments.build import build_model
-from fewstep.experiments.recipe_files import load_recipe, recipe_values
-from fewstep.experiments.runs import learner_from
-from fewstep.learners.heads import HeadPolicy, ways_of, with_ways
+from fewstep.errors import DataError
 from fewstep.tasks.images import Preparation, read_pictures
-from fewstep.training.checkpoint import save_meta
-from fewstep.training.records import FORMAT, contents, read_json, replaced, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor, nn
 
-    from fewstep.core.types import MetaParams
-    from fewstep.experiments.config import Recipe
+    from fewstep.experiments.initialisation import Initialisation
+    from fewstep.learners.heads import HeadPolicy
     from fewstep.tasks.archives import Member
 
 _AT_ONCE = 256
 """Pictures that are classified together; the result does not depend on it."""
-_EXTRAS = ("contact-sheet.png", "model.onnx", "model.pt2")
-"""Made from the model, and stale when it changes."""
-
-
-class Initialisation(NamedTuple):
-    """What a classifier is adapted from.
-
-    Attributes:
-        recipe: What it was trained with.
-        module: Of the architecture that was trained; its parameters do not count.
-        meta: What was trained.
-        preparation: How a picture becomes what the module sees.
-        constants: Fingerprint of the module's frozen parameters and buffers.
-        source: The run's name, its checkpoint's iteration and fingerprint.
-    """
-
-    recipe: Recipe
-    module: nn.Module
-    meta: MetaParams
-    preparation: Preparation
-    constants: str
-    source: dict[str, Any]
-
-    @property
-    def ways(self) -> int:
-        """Classes of a task in training."""
-        return ways_of(self.module)
 
 
 class Prediction(NamedTuple):
@@ -157,26 +109,14 @@ class AdaptedClassifier:
         ]
 
     def save(self, folder: str | Path) -> Path:
-        """Write it to a new folder, or to its own. What makes it complete, config.json, comes last.
+        """Write it to a new folder, or to its own.
 
         Raises:
             RunError: Something else is there, or the folder cannot be written to.
         """
-        folder = Path(folder)
-        check_place(folder, self.folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in _EXTRAS:
-                (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise RunError(f"--out must be a folder to write to: {folder}: {error.strerror}. Choose another.") from None
-        save_meta(folder / "init.safetensors", self.initialisation.meta, {"constants": self.initialisation.constants})
-        # By number: names of classes may be any text.
-        pictures = {str(index): images for index, images in enumerate(self.support.values())}
-        _write(folder / "support.safetensors", pictures)
-        _write(folder / "model.safetensors", _state(self.module))
-        write_json(folder / "config.json", {"format": FORMAT, "adapted": _described(self, folder)})
-        return folder
+        from fewstep.experiments.adapted_folder import save_adapted  # which reads such objects, too
+
+        return save_adapted(self, folder)
 
 
 def check_prepared(images: Tensor, preparation: Preparation) -> None:
@@ -196,121 +136,3 @@ def check_prepared(images: Tensor, preparation: Preparation) -> None:
 def printable(name: str) -> str:
     """A file's name without the bytes that are no text."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def is_adapted(path: str | Path) -> bool:
-    """Whether a folder holds an adapted classifier."""
-    file = Path(path) / "config.json"
-    stored = read_json(file) if file.is_file() else None
-    return isinstance(stored, dict) and "adapted" in stored
-
-
-def check_place(folder: Path, own: Path | None = None) -> None:
-    """Check that an adapted classifier may be written here.
-
-    Args:
-        folder: Where.
-        own: The folder that it goes on from, which may be the same.
-
-    Raises:
-        RunError: Something else is there.
-    """
-    names = contents(folder)
-    unfinished = "config.json" not in names and {*names} <= {f"{n}.safetensors" for n in ("init", "support", "model")}
-    if not unfinished and (own is None or own.resolve() != folder.resolve()):
-        what = "an adapted model" if is_adapted(folder) else ", ".join(names[:5])
-        raise RunError(
-            f"--out must be a new or empty folder: {folder} holds {what}. Choose another; or go on with an adapted "
-            "model by naming it in place of the run."
-        )
-
-
-def load_adapted(folder: str | Path, model: nn.Module | None = None) -> AdaptedClassifier:
-    """Read an adapted classifier.
-
-    Args:
-        folder: As `AdaptedClassifier.save` wrote it.
-        model: The module that the run was trained with, if it was passed from Python.
-
-    Raises:
-        FewstepError: The folder holds none, or not all of one.
-    """
-    folder = Path(folder)
-    if not is_adapted(folder):
-        raise RunError(
-            f"ADAPTED must be a folder made by `fewstep adapt`: {folder} is none. Make one with "
-            "`fewstep adapt RUN --support DIR`."
-        )
-    stored = read_json(folder / "config.json")
-    if stored.get("format") != FORMAT:
-        raise RunError(
-            f"{folder} must be an adapted model of format {FORMAT}: its format is {stored.get('format')}. Use fewstep "
-            f"{stored['adapted'].get('fewstep', 'of another version')}, or adapt again."
-        )
-    try:
-        config = stored["adapted"]
-        if _fingerprint(folder / "model.safetensors") != config["fingerprint"]:
-            raise ValueError("model.safetensors is not the one that config.json tells of")
-        recipe = load_recipe(config["recipe"], where=str(folder / "config.json"))
-        learner = learner_from(folder / "init.safetensors", recipe, model=model)
-        start = Initialisation(
-            recipe,
-            build_model(recipe, model),
-            learner.meta,
-            Preparation.from_dict(config["preparation"]),
-            learner.constants(),
-            config["source"],
-        )
-        pictures = load_file(folder / "support.safetensors")
-        support = {name: pictures[str(index)] for index, name in enumerate(config["classes"])}
-        module = _restored(with_ways(start.module, len(support)), folder / "model.safetensors")
-        return AdaptedClassifier(module, support, config["steps"], config["head"], start, folder)
-    except (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
-        raise RunError(
-            f"An adapted model must be whole: {folder}: {error}. Restore it from a copy, or adapt again."
-        ) from None
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    with replaced(file) as temporary:
-        temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, with tied parameters once: a safetensors file knows no ties."""
-    names = {name for name, _ in chain(module.named_parameters(), module.named_buffers())}
-    return {name: value.contiguous() for name, value in module.state_dict().items() if name in names}
-
-
-def _restored(module: nn.Module, file: Path) -> nn.Module:
-    """The module with the state of a file, in evaluation mode."""
-    for name, value in load_file(file).items():
-        owner, _, key = name.rpartition(".")
-        if key in ("running_mean", "running_var"):  # which a layer that tracked none has not yet
-            norm: Any = module.get_submodule(owner)
-            norm.track_running_stats = True
-            norm.register_buffer(key, torch.empty_like(value))
-            norm.register_buffer("num_batches_tracked", torch.tensor(0))  # load_state_dict takes it for granted
-    load_model(module, file)
-    return module.eval()
-
-
-def _described(classifier: AdaptedClassifier, folder: Path) -> dict[str, Any]:
-    start = classifier.initialisation
-    return {
-        "classes": list(classifier.classes),
-        "pictures": [len(images) for images in classifier.support.values()],
-        "ways": len(classifier.support),
-        "steps": classifier.steps,
-        "head": classifier.head,
-        "preparation": start.preparation.to_dict(),
-        "model": start.recipe.model.kind,
-        "source": start.source,
-        "fingerprint": _fingerprint(folder / "model.safetensors"),
-        "fewstep": metadata.version("fewstep"),
-        "recipe": recipe_values(start.recipe),
-    }
-
-
-def _fingerprint(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

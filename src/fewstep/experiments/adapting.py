@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,10 +12,12 @@ from torch import Tensor
 
 from fewstep.core.types import Batch
 from fewstep.errors import DataError, NonFiniteError, RecipeError
-from fewstep.experiments.adapted import AdaptedClassifier, Initialisation, check_prepared, is_adapted, load_adapted
-from fewstep.experiments.build import build_algorithm, build_model
-from fewstep.experiments.config import ImageTasks, MetaAlgorithm
-from fewstep.experiments.runs import checked_device, learner_from, meta_file, open_run, recipe_of, stored_data
+from fewstep.experiments.adapted import AdaptedClassifier, check_prepared
+from fewstep.experiments.adapted_folder import is_adapted, load_adapted
+from fewstep.experiments.build import build_algorithm
+from fewstep.experiments.config import MetaAlgorithm
+from fewstep.experiments.initialisation import Initialisation, initialisation
+from fewstep.experiments.runs import checked_device
 from fewstep.learners.heads import HeadPolicy, balanced_cross_entropy, head_name, with_head, with_ways
 from fewstep.learners.supervised import SupervisedLearner
 from fewstep.tasks.images import Preparation, list_classes, read_pictures
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
     from fewstep.core.algorithms import Algorithm
     from fewstep.core.normalization import Normalization
-    from fewstep.experiments.config import Recipe
-    from fewstep.learners.supervised import Adapted
+    from fewstep.learners.supervised import Adapted, Loss
     from fewstep.tasks.archives import Member
     from fewstep.training.records import RunFolder
 
@@ -76,7 +76,7 @@ def adapt(
         steps, head = before.steps if steps is None else steps, head or _chosen_before(before)
     steps = start.recipe.evaluate.steps if steps is None else steps
     head = head_policy(start, len(pictures), head)
-    adapted = fit(start, _batch(pictures), len(pictures), steps, head, device)
+    adapted = fit(start, _batch(pictures), len(pictures), steps, head, device=device)
     if not all(value.isfinite().all() for value in adapted.params.values()):
         raise NonFiniteError(
             f"Adaptation must stay finite: after {steps} steps it is not. Take fewer (--steps), or begin with another "
@@ -84,52 +84,6 @@ def adapt(
         )
     folder = before.folder if before else None
     return AdaptedClassifier(adapted.as_module().cpu(), pictures, steps, head, start, folder)
-
-
-def initialisation(
-    run: str | Path | RunFolder, model: nn.Module | None = None, checkpoint: str = "best"
-) -> Initialisation:
-    """What a run on pictures has learned.
-
-    Raises:
-        FewstepError: It has learned something else, or nothing yet.
-    """
-    folder = open_run(run)
-    recipe = recipe_of(folder)
-    if not isinstance(recipe.tasks, ImageTasks):
-        raise RecipeError(
-            f"Pictures need a run that was trained on pictures: {folder.path.name} was trained on "
-            f"{recipe.tasks.kind} tasks. Use `fewstep.load(run).adapt(...)` for it, or another run."
-        )
-    if not isinstance(recipe.algorithm, MetaAlgorithm) or recipe.loss.kind != "cross_entropy":
-        raise RecipeError(
-            f"A run to adapt must have learned an initialisation by cross-entropy: {folder.path.name} has "
-            f"algorithm.kind = {recipe.algorithm.kind!r} and loss.kind = {recipe.loss.kind!r}. Use another run."
-        )
-    file = meta_file(folder, checkpoint)
-    learner = learner_from(file, recipe, model=model)
-    module = build_model(recipe, model)
-    try:
-        head_name(module)
-    except ValueError as error:
-        raise RecipeError(f"{folder.path.name} cannot be adapted to other classes: {error}") from None
-    source = {
-        "run": folder.path.resolve().name,
-        "iteration": learner.iteration,
-        "fingerprint": hashlib.sha256(file.read_bytes()).hexdigest(),
-    }
-    return Initialisation(recipe, module, learner.meta, preparation_of(folder, recipe), learner.constants(), source)
-
-
-def preparation_of(run: RunFolder, recipe: Recipe) -> Preparation:
-    """How pictures were prepared for a run: as it stored, or else as its recipe's tasks have them."""
-    stored = (stored_data(run) or {}).get("preparation")
-    if stored is not None:
-        return Preparation.from_dict(stored)
-    assert isinstance(recipe.tasks, ImageTasks)
-    if recipe.tasks.channels == 1:
-        return Preparation(recipe.tasks.image_size, channels=1, invert="auto")
-    return Preparation(recipe.tasks.image_size)
 
 
 def head_policy(start: Initialisation, ways: int, asked: HeadPolicy | None = None) -> HeadPolicy:
@@ -154,7 +108,16 @@ def head_policy(start: Initialisation, ways: int, asked: HeadPolicy | None = Non
     return asked or ("trained" if ways == start.ways else DEFAULT_HEAD)
 
 
-def fit(start: Initialisation, support: Batch, ways: int, steps: int, head: HeadPolicy, device: str = "cpu") -> Adapted:
+def fit(
+    start: Initialisation,
+    support: Batch,
+    ways: int,
+    steps: int,
+    head: HeadPolicy,
+    *,
+    device: str = "cpu",
+    loss: Loss = balanced_cross_entropy,
+) -> Adapted:
     """Adapt to the classes of one support set.
 
     The loss keeps the scale that it was trained with, whatever the number of ways: with more of it, the same rate would
@@ -167,6 +130,7 @@ def fit(start: Initialisation, support: Batch, ways: int, steps: int, head: Head
         steps: Gradient steps.
         head: Where the head begins.
         device: Where to compute.
+        loss: To descend.
 
     Raises:
         RecipeError: The module cannot be adapted so; says why.
@@ -176,7 +140,7 @@ def fit(start: Initialisation, support: Batch, ways: int, steps: int, head: Head
     try:
         learner = SupervisedLearner(
             with_ways(start.module, ways),
-            balanced_cross_entropy,
+            loss,
             _algorithm(start),
             normalization=normalization,
             loss_scale=start.ways if recipe.loss.scale == "ways" else recipe.loss.scale,

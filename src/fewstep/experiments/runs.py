@@ -55,9 +55,14 @@ def load(
     Raises:
         FewstepError: The folder is no finished run, or the model is not the one it was trained with.
     """
-    from fewstep.experiments.adapted import is_adapted, load_adapted  # which loads an initialisation from here
+    from fewstep.experiments.adapted_folder import is_adapted, load_adapted  # which loads an initialisation from here
 
     if not isinstance(run, RunFolder) and is_adapted(run):
+        if loss is not None or (checkpoint, device) != ("best", "cpu"):
+            raise FewstepError(
+                f"An adapted model has no loss or checkpoints, and computes on the CPU: {run} is one, and one of these "
+                "was asked for. Leave them out; its `.module` may be moved."
+            )
         return load_adapted(run, model)
     folder = open_run(run)
     recipe = recipe_of(folder)
