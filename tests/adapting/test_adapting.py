@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch import nn
 
 import fewstep
@@ -74,6 +75,14 @@ def test_new_classes_are_told_apart_from_a_few_pictures_each(support, queries):
     for prediction in classifier.predict(queries):
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
         assert prediction.probabilities[prediction.label] == max(prediction.probabilities.values())
+
+
+def test_ink_may_be_dark_on_light_or_light_on_dark(tmp_path, support, queries):
+    classifier = fewstep.adapt(READY, support)
+    for file in queries:
+        with Image.open(file) as drawn:
+            ImageOps.invert(drawn).save(tmp_path / "light.png")
+        assert classifier.predict([tmp_path / "light.png"])[0].label == file.stem
 
 
 def test_as_many_classes_as_trained_use_the_trained_head(tmp_path):

@@ -78,7 +78,7 @@ def contact_sheet(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequ
     top = 0.5
     for name, count in zip(classes, lines, strict=True):
         axes.plot([0.15, width - 0.15], [top - 0.06, top - 0.06], color=_RULE, linewidth=0.8)
-        _text(axes, 0.15, top + _CELL / 2, _short(name, 17), fontweight="bold")
+        _text(axes, 0.15, top + _CELL / 2, _short(name, 15), fontweight="bold")
         _block(axes, [(image, "", "") for image in support[name]], _NAMES, top, narrow, count)
         _block(axes, [(s.image, _percent(s.probability), s.name) for s in taken[name]], right, top, wide, count)
         top += count * line_height
