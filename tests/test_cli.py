@@ -224,6 +224,13 @@ def test_too_little_memory_is_one_message(fewstep):
     assert "memory does not suffice" in err
 
 
+def test_a_finished_run_goes_on_where_more_iterations_are_asked_for(fewstep, trained):
+    run = trained()
+    longer = [*TINY, "--set", "meta.iterations=9"]
+    assert fewstep("train", "sinusoid-10shot", *longer, "--out", run, "--resume")[0] == 0
+    assert RunFolder(run).metrics()[-1]["iteration"] == 9
+
+
 def test_an_existing_run_is_refused_by_name_of_resume(fewstep, trained):
     code, _, err = fewstep("train", "sinusoid-10shot", *TINY, "--out", trained())
     assert code == 2
