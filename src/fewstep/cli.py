@@ -70,6 +70,21 @@ class CheckpointName(StrEnum):
     final = "final"
 
 
+class HeadName(StrEnum):
+    """Where the head for new classes begins."""
+
+    zero = "zero"
+    mean = "mean"
+    prototype = "prototype"
+
+
+class ExportName(StrEnum):
+    """Formats for other programs."""
+
+    onnx = "onnx"
+    torch = "torch"
+
+
 class Figure(StrEnum):
     """Figures of runs."""
 
@@ -237,6 +252,74 @@ def compare(
     table, path = compare_runs(runs, out)
     output.print(table)
     output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def adapt(
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run folder, a ready initialisation, or an adapted model to go on with."),
+    ],
+    support: Annotated[Path, typer.Option(help="Folder with a folder of pictures for each class.")],
+    predict: Annotated[Path | None, typer.Option(help="A picture, or a folder of them, to classify.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Gradient steps; by default the recipe's evaluate.steps.")
+    ] = None,
+    head: Annotated[
+        HeadName | None,
+        typer.Option(help="Where the head begins; by default as trained for as many classes, else prototype."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default adapted/SUPPORT.")] = None,
+    export: Annotated[ExportName | None, typer.Option(help="Write the model for other programs too.")] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Adapt a run on pictures to your own classes, from a few pictures of each."""
+    from fewstep.pictures import adapt_to_pictures, predictions_table
+
+    with messages.status("Adapting"):
+        outcome = adapt_to_pictures(
+            run,
+            support,
+            predict,
+            steps=steps,
+            head=None if head is None else head.value,
+            out=out,
+            export=None if export is None else export.value,
+            device=device,
+        )
+    if outcome.predicted:
+        output.print(predictions_table(outcome.predicted.predictions))
+    model = outcome.classifier
+    counts = ", ".join(f"{name} ({len(images)})" for name, images in model.support.items())
+    note = f"Adapted to {len(model.classes)} classes: {counts}; steps {model.steps}, head {model.head}."
+    output.print(note, highlight=False, soft_wrap=True, markup=False)
+    for path in (outcome.folder, *outcome.files):
+        output.print(f"Wrote {path}", highlight=False, soft_wrap=True, markup=False)
+    if not outcome.predicted:
+        output.print(f"Next: fewstep predict {outcome.folder} IMAGE", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def predict(
+    adapted: Annotated[Path, typer.Argument(metavar="ADAPTED", help="A folder made by `fewstep adapt`.")],
+    pictures: Annotated[Path, typer.Argument(metavar="IMAGE_OR_DIR", help="A picture, or a folder of them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+) -> None:
+    """Classify pictures with an adapted model."""
+    if as_json and as_csv:
+        raise FewstepError("Give --json or --csv, not both.")
+    with messages.status("Loading"):
+        from fewstep.experiments.adapted_folder import load_adapted
+        from fewstep.pictures import predict_pictures, predictions_csv, predictions_json, predictions_table
+
+        predictions = predict_pictures(load_adapted(adapted), pictures).predictions
+    if as_json:
+        print(predictions_json(predictions))
+    elif as_csv:
+        print(predictions_csv(predictions), end="")
+    else:
+        output.print(predictions_table(predictions))
 
 
 @app.command()

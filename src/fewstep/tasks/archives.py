@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, final
 
 from fewstep.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
     from types import TracebackType
 
 _LARGEST = 256 * 2**20
@@ -109,14 +110,19 @@ def _is_hidden(name: str) -> bool:
 
 def _folder_members(place: Path) -> Iterator[Member]:
     try:
-        for file in place.rglob("*"):
-            if file.is_file():
-                status = file.stat()
-                yield Member(place, file.relative_to(place).as_posix(), f"{status.st_size} {status.st_mtime_ns}")
+        for folder, _, names in os.walk(place, onerror=_raise):  # Path.rglob passes over folders it cannot read
+            for file in (Path(folder, name) for name in names):
+                if file.is_file():
+                    status = file.stat()
+                    yield Member(place, file.relative_to(place).as_posix(), f"{status.st_size} {status.st_mtime_ns}")
     except OSError as error:
         raise DataError(
             f"{place} must be a readable folder: {error.strerror} ({error.filename}). Check its permissions."
         ) from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _archive_members(place: Path) -> Iterator[Member]:

@@ -131,6 +131,26 @@ def list_classes(folder: Path) -> dict[str, list[Member]]:
     return {name: classes[name] for name in sorted(classes)}
 
 
+def list_pictures(path: Path) -> list[Member]:
+    """One picture, or all those of a folder or zip archive, at any depth, sorted by name.
+
+    Args:
+        path: A picture, a folder or an archive. Files that are no pictures by their name are passed over in these.
+
+    Raises:
+        DataError: There are none.
+    """
+    if path.is_file() and path.suffix.lower() != ".zip":
+        return [Member(path.parent, path.name)]
+    found = [each for each in list_members(path) if PurePosixPath(each.name).suffix.lower() in _SUFFIXES]
+    if not found:
+        raise DataError(
+            f"{path} must be or hold pictures ({', '.join(_READABLE)}): there are none. Check the path, and the names "
+            "of the files."
+        )
+    return found
+
+
 def read_picture(picture: Path | Member | bytes, preparation: Preparation) -> Tensor:
     """One picture, prepared.
 
