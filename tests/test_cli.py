@@ -13,30 +13,10 @@ import time
 import pytest
 from PIL import Image
 
-from fewstep import cli
 from fewstep.training.records import RunFolder
 
 TINY = ["--set", "meta.iterations=6", "--set", "meta.batch_size=4", "--set", "model.hidden=[8]"]
 TINY += ["--set", "validation={every=3, tasks=8}", "--set", "evaluate.tasks=10"]
-
-
-@pytest.fixture
-def fewstep(capsys, monkeypatch, tmp_path):
-    """Runs a command in a clean folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

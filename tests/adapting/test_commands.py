@@ -6,36 +6,19 @@ import csv
 import io
 import json
 import os
-import sys
 
 import pytest
 from PIL import Image
-
-from fewstep import cli
 
 from .drawn import SHAPES, draw, draw_support
 
 READY = "omniglot-5way-1shot"
 
 
-@pytest.fixture
-def fewstep(capsys, monkeypatch, tmp_path):
-    """Runs a command in a clean folder with no data sets; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def without_data_sets(monkeypatch):
+    """Adapting a ready initialisation needs none."""
     monkeypatch.delenv("FEWSTEP_DATA", raising=False)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
