@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from fewstep.tasks.glyphs import GlyphImages, font_folder, glyphs_split, load_glyphs
+from fewstep.tasks.glyphs import EXAMPLES, font_folder, load_glyphs, split_names
+
+if TYPE_CHECKING:
+    from fewstep.tasks.prepared import PreparedImages
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "figures" / "glyphs.png"
 SPLITS = {"train": "meta-train", "val": "meta-validation", "test": "meta-test"}
@@ -34,8 +38,8 @@ def panel(images: Tensor) -> Image.Image:
     return sheet.resize((sheet.width * ZOOM, sheet.height * ZOOM), Image.Resampling.NEAREST)
 
 
-def figure(glyphs: GlyphImages) -> Image.Image:
-    images = {split: glyphs_split(glyphs, split) for split in ("train", "val", "test")}
+def figure(glyphs: PreparedImages) -> Image.Image:
+    images = {split: glyphs.only(names)[0].unflatten(0, (-1, EXAMPLES)) for split, names in split_names(glyphs).items()}
     panels = {split: panel(images[split]) for split in images}
     width, height = panels["train"].size
     paper = Image.new("L", (len(panels) * (width + GAP) - GAP, height + TITLE), 255)

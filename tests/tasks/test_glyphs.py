@@ -21,7 +21,7 @@ from fewstep.experiments.recipe_files import load_recipe
 from fewstep.tasks import glyph_drawing, glyphs
 from fewstep.tasks.glyph_choice import SPLITS, Glyph, choose_glyphs, find_repeated
 from fewstep.tasks.glyph_drawing import Outline, draw, draw_examples, open_typeface, outline
-from fewstep.tasks.glyphs import TYPEFACES, font_folder, glyphs_split, load_glyphs
+from fewstep.tasks.glyphs import TYPEFACES, font_folder, load_glyphs, split_names
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_a_pen_widens_strokes_or_thins_them_as_far_as_they_last(pen):
 def test_glyphs_are_drawn_once_and_then_read(tmp_path, monkeypatch, caplog):
     first = load_glyphs()
     (file,) = (tmp_path / "cache").iterdir()
-    monkeypatch.setattr(glyphs, "prepare", None)
+    monkeypatch.setattr(glyphs, "choose_glyphs", None)
     again = load_glyphs()
     assert torch.equal(again.images, first.images)
     assert again[1:] == first[1:]
@@ -159,25 +159,26 @@ def test_a_damaged_cache_is_drawn_again(tmp_path, caplog):
     file.write_bytes(damaged)
     with caplog.at_level(logging.WARNING):
         assert load_glyphs().content_hash == first.content_hash
-    assert "drawn again" in caplog.text
+    assert "prepared again" in caplog.text
     assert load_glyphs().content_hash == first.content_hash
 
 
 @pytest.mark.usefixtures("few_scripts")
 def test_each_split_has_the_characters_of_its_scripts():
     drawn = load_glyphs()
-    sizes = [len(glyphs_split(drawn, split)) for split in ("train", "val", "test")]
-    assert sum(sizes) == len(drawn.characters)
-    assert min(sizes) > 5
-    assert torch.equal(torch.cat([glyphs_split(drawn, split) for split in ("train", "val", "test")]), drawn.images)
-    with pytest.raises(ValueError, match="must be train, val or test: got 'dev'"):
-        glyphs_split(drawn, "dev")
+    splits = split_names(drawn)
+    assert list(splits) == ["train", "val", "test"]
+    assert min(map(len, splits.values())) > 5
+    assert [name for names in splits.values() for name in names] == list(drawn.classes)
+    assert torch.equal(torch.cat([drawn.only(names)[0] for names in splits.values()]), drawn.images)
 
 
 @pytest.mark.usefixtures("few_scripts")
 def test_the_recipe_draws_tasks_from_them_and_remembers_which_they_were():
     data = load_data(load_recipe("glyphs-5way-1shot"))
-    assert data.record == {"content_hash": load_glyphs().content_hash}
+    drawn = load_glyphs()
+    assert data.record["content_hash"] == drawn.content_hash
+    assert data.record["counts"]["val"]["classes"] == len(split_names(drawn)["val"])
     task = data.distribution("val", None, 3).sample(2, torch.Generator().manual_seed(0))
     assert task.support.inputs.shape == (2, 5, 1, 28, 28)
     assert task.query.inputs.shape == (2, 15, 1, 28, 28)

@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import unicodedata
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import PIL
 import torch
 from PIL import features
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from fewstep.errors import DataError
 from fewstep.tasks.glyph_choice import SPLITS, choose_glyphs
 from fewstep.tasks.glyph_drawing import draw_examples, open_typeface
-from fewstep.tasks.omniglot import cache_folder, content_hash
+from fewstep.tasks.prepared import PreparedImages, cached
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from fewstep.tasks.glyph_choice import Glyph
+    Split = Literal["train", "val", "test"]
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +41,7 @@ TYPEFACES = ("DejaVuSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf", "STIXGen
 them draws them."""
 
 
-class GlyphImages(NamedTuple):
-    """All glyphs.
-
-    Attributes:
-        images: uint8 `[characters, examples, 1, height, width]`: `[thousands, 20, 1, 28, 28]`, ink 255 on paper 0.
-        characters: Their names, such as "Greek/U+03C8", in the order of `glyph_choice.SPLITS`.
-        content_hash: SHA-256 of names and pixels, in hexadecimal.
-    """
-
-    images: Tensor
-    characters: tuple[str, ...]
-    content_hash: str
-
-
-def load_glyphs(cache: Path | None = None) -> GlyphImages:
+def load_glyphs(cache: Path | None = None) -> PreparedImages:
     """All characters, drawn the first time and kept in one cached file.
 
     They follow from the fonts and from a fixed seed: the same on every machine that has the same versions of
@@ -70,36 +50,30 @@ def load_glyphs(cache: Path | None = None) -> GlyphImages:
     Args:
         cache: Where the drawings are kept. None takes FEWSTEP_CACHE, or else the user's cache folder.
 
+    Returns:
+        uint8 `[images, 1, height, width]`, ink 255 on paper 0, 20 of each class; classes are called after script and
+        code point, such as "Greek/U+03C8", in the order of `glyph_choice.SPLITS`.
+
     Raises:
         DataError: The fonts are missing or unreadable.
     """
     folder = font_folder()
-    file = cache_folder(cache) / f"glyphs-{_key(folder)}.safetensors"
-    glyphs = _read_cache(file)
-    if glyphs is None:
+
+    def draw() -> tuple[Tensor, dict[str, int]]:
         log.info("Drawing the glyphs, once")
-        glyphs = prepare(choose_glyphs([open_typeface(folder / name) for name in TYPEFACES]))
-        _write_cache(file, glyphs)
-    return glyphs
+        chosen = choose_glyphs([open_typeface(folder / name) for name in TYPEFACES])
+        drawn = [draw_examples(each.typefaces, each.code_point, EXAMPLES, SEED) for each in chosen]
+        return torch.cat(drawn), dict.fromkeys([each.name for each in chosen], EXAMPLES)
+
+    return cached("Glyphs", _key(folder), draw, cache)
 
 
-def glyphs_split(glyphs: GlyphImages, split: Literal["train", "val", "test"]) -> Tensor:
-    """The characters of one split: those of its scripts.
-
-    Args:
-        glyphs: All characters.
-        split: Which.
-
-    Returns:
-        Images uint8 `[characters, examples, 1, height, width]`.
-
-    Raises:
-        ValueError: There is no such split.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"`split` must be train, val or test: got {split!r}. Choose one of these.")
-    scripts = SPLITS[split]
-    return glyphs.images[torch.tensor([name.partition("/")[0] in scripts for name in glyphs.characters])]
+def split_names(glyphs: PreparedImages) -> dict[Split, list[str]]:
+    """The classes of "train", "val" and "test": the characters of their scripts."""
+    return {
+        split: [name for name in glyphs.classes if name.partition("/")[0] in SPLITS[split]]
+        for split in ("train", "val", "test")
+    }
 
 
 def font_folder() -> Path:
@@ -120,13 +94,6 @@ def font_folder() -> Path:
     return folder
 
 
-def prepare(glyphs: Sequence[Glyph]) -> GlyphImages:
-    """Draw the examples of each character."""
-    images = torch.stack([draw_examples(each.typefaces, each.code_point, EXAMPLES, SEED) for each in glyphs])
-    names = tuple(each.name for each in glyphs)
-    return GlyphImages(images, names, content_hash(images, names))
-
-
 def _key(folder: Path) -> str:
     """Names the cached file: whatever the drawings depend on changes it."""
     versions = [PIL.__version__, str(features.version("freetype2")), unicodedata.unidata_version]
@@ -134,33 +101,3 @@ def _key(folder: Path) -> str:
     for name in TYPEFACES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _read_cache(file: Path) -> GlyphImages | None:
-    """What was cached; None where there is nothing, or it is damaged."""
-    try:
-        with safe_open(file, framework="pt") as stored:
-            images, metadata = stored.get_tensor("images").clone(), stored.metadata()
-        glyphs = GlyphImages(images, tuple(metadata["characters"].split("\n")), metadata["content_hash"])
-        if content_hash(glyphs.images, glyphs.characters) != glyphs.content_hash:
-            raise ValueError("its content hash differs")
-    except FileNotFoundError:
-        return None
-    except (KeyError, OSError, SafetensorError, TypeError, ValueError) as error:
-        log.warning("Glyphs are drawn again: the cached file %s cannot be used (%s)", file, error)
-        return None
-    return glyphs
-
-
-def _write_cache(file: Path, glyphs: GlyphImages) -> None:
-    """Write all of the file or nothing: it appears under its name only when complete."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
-    metadata = {"characters": "\n".join(glyphs.characters), "content_hash": glyphs.content_hash}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(save({"images": glyphs.images}, metadata))
-        unfinished.replace(file)
-    except OSError as error:
-        log.warning("Glyphs will be drawn again next time: they could not be cached (%s)", error)
-        with suppress(OSError):
-            unfinished.unlink()
