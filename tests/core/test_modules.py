@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 SEQUENCE, IMAGE = (5, 4), (1, 8, 8)  # [time, features], [channels, height, width]
 
 
+class OwnGru(nn.GRU):
+    """A subclass may do anything: it is not replaced by a layer that has a vmap rule."""
+
+
 class Recurrent(nn.Module):
     def __init__(self, cell: type[nn.RNNBase]) -> None:
         super().__init__()
@@ -154,8 +158,10 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "lstm": Case(lambda: Recurrent(nn.LSTM), SEQUENCE, vectorizes=False),
-    "gru": Case(lambda: Recurrent(nn.GRU), SEQUENCE, vectorizes=False),
+    "lstm": Case(lambda: Recurrent(nn.LSTM), SEQUENCE),
+    "gru": Case(lambda: Recurrent(nn.GRU), SEQUENCE),
+    "rnn": Case(lambda: Recurrent(nn.RNN), SEQUENCE),
+    "a recurrent layer of one's own": Case(lambda: Recurrent(OwnGru), SEQUENCE, vectorizes=False),
     "attention": Case(Attention, SEQUENCE),
     "nn.MultiheadAttention": Case(MultiheadAttention, SEQUENCE),
     "nn.TransformerEncoderLayer": Case(Transformer, SEQUENCE),
@@ -313,10 +319,10 @@ def test_a_layer_without_a_second_derivative_says_so() -> None:
 
 
 @each_order
-@pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_recurrent_layers_run_one_task_after_the_other_and_say_so_once(
-    name: str, second_order: bool, caplog: pytest.LogCaptureFixture
+def test_what_has_no_vmap_rule_runs_one_task_after_the_other_and_says_so_once(
+    second_order: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    name = "a recurrent layer of one's own"
     caplog.set_level(logging.INFO)
     _, model = built(CASES[name], second_order=second_order)
     rule = Sgd(0.1) if second_order else Detached(Sgd(0.1))

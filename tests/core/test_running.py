@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fewstep.core import algorithms, running
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import meta_gradient
-from fewstep.core.over_tasks import vectorized
+from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rules import Sgd
 from fewstep.core.running import compiled
 from fewstep.core.stepwise import stepwise
@@ -132,6 +132,17 @@ def test_batch_normalisation_is_written_out_for_the_compiler_only() -> None:
     assert "batch_norm" in kept.code
     assert "batch_norm" not in written_out.code
     assert_same(list(leaves(kept(*args))), list(leaves(written_out(*args))), atol=1e-12, rtol=0)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_and_one_line_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    def branching(shared: Params, task: Tensor) -> Tensor:
+        return squares(shared, task) if task.sum() > 0 else -squares(shared, task)
+
+    mapped = sequential(run=compiled())(branching)
+    for _ in range(2):
+        assert_same(mapped(SHARED, TASKS), sequential()(branching)(SHARED, TASKS), atol=0, rtol=0)
+    (record,) = own(caplog)
+    assert "is not compiled" in record.getMessage()
 
 
 def test_an_own_error_of_the_function_is_not_taken_for_the_compilers() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from fewstep.core.tracing import is_recording_for_compiler
+from fewstep.core.context import is_recording_for_compiler
 
 Normalization: TypeAlias = Literal["transductive", "support", "running"]
 """Whose statistics batch normalisation uses.

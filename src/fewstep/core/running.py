@@ -35,6 +35,7 @@ Rounding flips a ReLU or a maximum here and there, which can make two correct fl
 every input; the miscompiled convolutions that this guards against are off by 1e-2 and more on all of them.
 """
 _ATTEMPTS = 5
+_SLOWER = "it runs as it is, which is slower and otherwise the same"
 
 _compile: Any = cast("Any", torch).compile
 
@@ -74,7 +75,13 @@ def compiled() -> Run:
 
     def run(function: Function) -> Function:
         def prepared(*args: Any) -> Function:
-            recording = record(function, *args, for_compiler=True)
+            try:
+                recording = record(function, *args, for_compiler=True)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as failure:  # a branch on a tensor, say; a fault of the function's own comes again
+                warn("The meta-gradient is not compiled (%s): %s", _first_line(failure), _SLOWER)
+                return function
             key = (recording.code, *map(id, recording.buffers()), *map(id, recording.parameters()))
             if key not in known:
                 known[key] = recording, _compiled(recording, function, args, warn)  # it lives on, and so do its ids
@@ -132,8 +139,7 @@ def _captured(function: Function, args: tuple[Any, ...], pool: Any, warn: Callab
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as failure:
-            reason = str(failure).strip().partition("\n")[0]
-            warn("The meta-gradient is not captured (%s): it runs as it is, which is slower", reason)
+            warn("The meta-gradient is not captured (%s): %s", _first_line(failure), _SLOWER)
             return function
     torch.cuda.current_stream().wait_stream(aside)
 
@@ -151,7 +157,6 @@ def _copy(leaf: Any) -> Any:
 
 
 def _compiled(recording: GraphModule, function: Function, args: tuple[Any, ...], warn: Callable[..., None]) -> Function:
-    slower = "it runs as it is, which is slower and otherwise the same"
     try:
         # Layout optimisation miscompiles convolutions whose weights are mapped over (torch 2.13, CPU).
         options = {"layout_optimization": False, "cpp_wrapper": not any(leaf.is_cuda for leaf in leaves(args))}
@@ -160,13 +165,16 @@ def _compiled(recording: GraphModule, function: Function, args: tuple[Any, ...],
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as failure:  # whatever a compiler may raise
-        reason = (str(failure).strip() or type(failure).__name__).partition("\n")[0]
-        warn("The meta-gradient is not compiled (%s): %s", reason, slower)
+        warn("The meta-gradient is not compiled (%s): %s", _first_line(failure), _SLOWER)
         return function
     if not error < _TOLERANCE:
-        warn("A part of the meta-gradient is off by %.1e when compiled: %s", error, slower)
+        warn("A part of the meta-gradient is off by %.1e when compiled: %s", error, _SLOWER)
         return function
     return fast
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
 def _prepared_once(function: Function, prepare: Callable[..., Function]) -> Function:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 
 from fewstep.core.adapt import inner_step, support_gradient, updated
+from fewstep.core.context import vmapped
 from fewstep.core.meta import Displacement, QueryGradient
 from fewstep.core.over_tasks import auto
 from fewstep.core.rules import State, UpdateRule, selected
@@ -66,7 +67,7 @@ def stepwise(
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Any) -> Callable[[Any, Any], Any]:
-        lift: Run = partial(torch.vmap, randomness="different") if vectorize else plain
+        lift: Run = vmapped if vectorize else plain
         if isinstance(function, Displacement):
             gradient = _displacement(function, lift, run)
         else:

@@ -6,13 +6,13 @@ The nodes of `torch.fx` are typed as anything: their attributes depend on the op
 from __future__ import annotations
 
 import operator
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from fewstep.core.context import recording_for_compiler
 from fewstep.core.trees import leaves, tree_map
 
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ _WRITTEN_OUT: Any = cast("Any", torch)._decomp.get_decompositions(
     [_aten._log_softmax_backward_data, _aten.nll_loss_forward, _aten.nll_loss_backward]
 )
 """What forward derivatives write out too: with the same operations, what both compute is computed once."""
-_for_compiler: ContextVar[bool] = ContextVar("recording for a compiler", default=False)
-
-
-def is_recording_for_compiler() -> bool:
-    """Whether operations are being recorded to be compiled: then many small ones, which fuse, beat one large."""
-    return _for_compiler.get()
 
 
 def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False) -> GraphModule:
@@ -47,7 +41,7 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
     Args:
         function: Depends on nothing but its arguments.
         *args: Trees of tensors.
-        for_compiler: Whether the recording will be compiled, see `is_recording_for_compiler`.
+        for_compiler: Whether the recording will be compiled, see `core.context`.
 
     Returns:
         The recorded operations; valid for arguments of the same structure, shapes, types and device.
@@ -55,12 +49,9 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
     args = tree_map(_alias, args)  # a tensor that comes twice is recorded as two
     written_out = _WRITTEN_OUT if for_compiler else None
     devices = {leaf.device for leaf in leaves(args) if leaf.is_cuda}
-    token = _for_compiler.set(for_compiler)
-    try:
-        with cast("Any", torch.random).fork_rng(devices):  # the replay draws the random numbers, not the recording
-            recorded = make_fx(functionalize(lambda *given: function(*given)), written_out)(*args)
-    finally:
-        _for_compiler.reset(token)
+    drawing_later = cast("Any", torch.random).fork_rng(devices)  # by the replay, not by the recording
+    with recording_for_compiler(for_compiler), drawing_later:
+        recorded = make_fx(functionalize(lambda *given: function(*given)), written_out)(*args)
     while sum(_simplify(node) for node in recorded.graph.nodes):
         recorded.graph.eliminate_dead_code()
     _compute_once(recorded.graph)

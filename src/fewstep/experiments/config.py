@@ -10,6 +10,7 @@ import math
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,6 +23,16 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
 PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
 Size = Annotated[int, Field(gt=0, le=10**6)]
 Split = Literal["train", "val", "test"]
+
+
+def _sum_to_one(fractions: list[float]) -> list[float]:
+    if not math.isclose(sum(fractions), 1):
+        raise ValueError("tasks.fractions must sum to 1")
+    return fractions
+
+
+Fractions = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3), AfterValidator(_sum_to_one)]
+"""Shares of meta-train, meta-validation and meta-test."""
 Normalization = Literal["transductive", "support", "running"]
 Method = Literal["finetune", "nearest_neighbour"]
 Distance = Literal["euclidean", "cosine"]
@@ -70,6 +81,60 @@ class OmniglotTasks(ImageTasks):
     rotate: bool = True
 
 
+class GlyphsTasks(ImageTasks):
+    """Characters of many scripts, drawn from fonts: no download; see `fewstep.tasks.glyphs`."""
+
+    kind: Literal["glyphs"]
+
+
+class MiniImagenetTasks(ImageTasks):
+    """Photographs of 100 kinds of things; see `fewstep.tasks.miniimagenet`."""
+
+    kind: Literal["miniimagenet"]
+
+    @property
+    def channels(self) -> int:
+        """Red, green and blue."""
+        return 3
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, in pixels."""
+        return 84
+
+
+class FolderTasks(ImageTasks):
+    """The user's own pictures, in a folder for each class; see `fewstep.tasks.folder`."""
+
+    kind: Literal["folder"]
+    path: str
+    """Folder or zip archive, relative to the recipe."""
+    image_size_: Annotated[int, Field(gt=0, le=1024)] = Field(default=84, alias="image_size")
+    channels_: Literal[1, 3] = Field(default=3, alias="channels")
+    invert: Literal["auto"] | bool = False
+    """Turn dark on light into light on dark, for grey levels; "auto": where the border is light."""
+    fit: Literal["pad", "crop", "stretch"] = "pad"
+    """What is done to pictures that are not square."""
+    fractions: Fractions = [0.7, 0.15, 0.15]
+    """Of the classes, unless the folder holds `train`, `val` and `test`."""
+
+    @property
+    def channels(self) -> int:
+        """Of a prepared picture: 1 for grey levels, 3 for colours."""
+        return self.channels_
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of a prepared picture, in pixels."""
+        return self.image_size_
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.invert is not False and self.channels_ == 3:
+            raise ValueError("tasks.invert goes with tasks.channels = 1: colours are not inverted")
+        return self
+
+
 class TableTasks(_Section):
     """The user's own table; see `fewstep.tasks.table`."""
 
@@ -83,14 +148,8 @@ class TableTasks(_Section):
     shots: PositiveInt = 5
     queries: PositiveInt | None = None
     """Query rows per task; by default all that are not in the support set."""
-    fractions: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [0.7, 0.15, 0.15]
-    """Shares of the tasks for meta-train, meta-validation and meta-test."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if not math.isclose(sum(self.fractions), 1):
-            raise ValueError("tasks.fractions must sum to 1")
-        return self
+    fractions: Fractions = [0.7, 0.15, 0.15]
+    """Of the tasks."""
 
 
 class CustomTasks(_Section):
@@ -128,8 +187,8 @@ class ConvNetModel(_Section):
     context: Annotated[int, Field(ge=0, le=1000)] = 0
     """Channels that are parameters, appended to every image; see `fewstep.models.context`."""
     filters: Size = 64
-    blocks: Annotated[int, Field(gt=0, le=4)] = 4
-    """At most 4: each halves the image, and 28 pixels are 1 after four."""
+    blocks: Annotated[int, Field(gt=0, le=10)] = 4
+    """Each halves the image: at most 4 for 28 pixels, which are 1 after four, and 6 for 84."""
     downsample: Literal["stride", "max_pool"] = "stride"
     pool: Literal["mean", "flatten"] = "mean"
     norm_gain: bool = False
@@ -309,7 +368,8 @@ class Execution(_Section):
     """Threads inside operations; by default torch's choice. Small networks are fastest with 1."""
     compile: bool = False
     """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
-    and loss are fewstep's own and the run is long enough to pay for it."""
+    and loss are fewstep's own and the run is long enough to pay for it. Those of your own must depend on nothing but
+    their arguments: no counters, schedules or branches on Python state."""
     tf32: bool = False
     """Round the factors of products to TensorFloat-32 on GPUs that have it: faster, with three digits."""
     remat: bool = False
@@ -330,7 +390,10 @@ class Recipe(_Section):
     """A whole experiment."""
 
     name: str = "custom"
-    tasks: Annotated[SinusoidTasks | OmniglotTasks | TableTasks | CustomTasks, Field(discriminator="kind")]
+    tasks: Annotated[
+        SinusoidTasks | OmniglotTasks | GlyphsTasks | MiniImagenetTasks | FolderTasks | TableTasks | CustomTasks,
+        Field(discriminator="kind"),
+    ]
     model: Annotated[MlpModel | ConvNetModel | CustomModel, Field(discriminator="kind")]
     loss: Loss
     algorithm: Annotated[MetaAlgorithm | Averaging | Pretrained, Field(discriminator="kind")]
@@ -350,16 +413,17 @@ class Recipe(_Section):
             raise ValueError("loss.scale = 'ways' needs tasks with ways")
         if self.model.kind == "convnet" and not classifies:
             raise ValueError("model.kind = 'convnet' needs tasks of images: use 'mlp', or 'custom' and pass a module")
+        if self.model.kind == "convnet" and isinstance(self.tasks, ImageTasks):
+            most = self.tasks.image_size.bit_length() - 1
+            if self.model.blocks > most:
+                raise ValueError(
+                    f"model.blocks = {self.model.blocks} halve an image of {self.tasks.image_size} pixels to nothing: "
+                    f"at most {most} leave one"
+                )
         if self.model.kind == "mlp" and self.tasks.kind == "custom":
             raise ValueError("model.kind = 'mlp' takes its shapes from the tasks: use 'custom' and pass a module")
         if self.normalization == "running" and self.model.kind != "custom":
             raise ValueError("normalization = 'running' needs a pretrained module of your own (model.kind = 'custom')")
-        own = self.model.kind != "custom" and self.loss.kind != "custom"
-        if self.execution.compile and not own:
-            raise ValueError(
-                "execution.compile = true is for models and losses of fewstep's own: for yours, build a "
-                "SupervisedLearner with over_tasks=stepwise(run=compiled()), from fewstep.core.stepwise and .running"
-            )
         if isinstance(self.algorithm, MetaAlgorithm):
             learned = self.algorithm.kind == "meta_sgd" or self.algorithm.rule == "learned_sgd"
             if self.evaluate.tune_inner_lr and learned:

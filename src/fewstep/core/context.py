@@ -1,0 +1,50 @@
+"""How operations are executed just now: layers that can be computed in several ways choose theirs by it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+_for_compiler: ContextVar[bool] = ContextVar("recording for a compiler", default=False)
+_vmapped: ContextVar[bool] = ContextVar("all tasks at once", default=False)
+
+
+def is_recording_for_compiler() -> bool:
+    """Whether operations are being recorded to be compiled: then many small ones, which fuse, beat one large."""
+    return _for_compiler.get()
+
+
+def is_vmapped() -> bool:
+    """Whether all tasks are computed at once: then only operations that have a vmap rule can run."""
+    return _vmapped.get()
+
+
+@contextmanager
+def recording_for_compiler(whether: bool) -> Generator[None]:
+    """What is recorded within is to be compiled, or is not."""
+    token = _for_compiler.set(whether)
+    try:
+        yield
+    finally:
+        _for_compiler.reset(token)
+
+
+def vmapped(function: Callable[..., Any], in_dims: Any = 0) -> Callable[..., Any]:
+    """The function for all tasks at once, which `is_vmapped` tells those inside; random numbers differ by task."""
+
+    @wraps(function)
+    def told(*args: Any) -> Any:
+        token = _vmapped.set(True)
+        try:
+            return function(*args)
+        finally:
+            _vmapped.reset(token)
+
+    return torch.vmap(told, in_dims=in_dims, randomness="different")
