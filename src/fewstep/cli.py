@@ -268,6 +268,38 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="table1 (images), table2 (sinusoids) or table3.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; those in there are used.")] = Path("runs"),
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="Recipes to go through, such as 'omniglot-*'.")] = "*",
+    iterations: Annotated[int | None, typer.Option(min=1, help="Train no run for longer.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
+    data: DataOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Train or go on with whatever one of the paper's tables lacks, and print ours beside it."""
+    from fewstep.reporting.tables import reproduction_table
+    from fewstep.reproduce import reproduce as rows_of
+
+    again = ["fewstep", "reproduce", table, "--out", str(out), "--only", only, "--seed", str(seed)]
+    again += [*(["--iterations", str(iterations)] if iterations else []), *(["--data", str(data)] if data else [])]
+    again += ["--device", device] if device != "cpu" else []
+
+    def train(recipe: Recipe, folder: Path) -> None:
+        _train_one(recipe, folder, shlex.join(again), data, device, resume=True)
+
+    options = {"only": only, "iterations": iterations, "seed": seed, "data": data, "device": device}
+    rows: list[Any] = []
+    try:
+        for row in rows_of(table, out, train, **options):
+            rows.append(row)
+            messages.print(f"{row.name}: done", highlight=False, soft_wrap=True)
+    finally:  # what there is, also where it comes to a stop
+        if rows:
+            output.print(reproduction_table(table.replace("table", "Table "), rows))
+
+
+@app.command()
 def adapt(
     run: Annotated[
         str,
