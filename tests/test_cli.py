@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from PIL import Image
 
-from fewstep import cli
 from fewstep.training.records import RunFolder
 
 TINY = ["--set", "meta.iterations=6", "--set", "meta.batch_size=4", "--set", "model.hidden=[8]"]
 TINY += ["--set", "validation={every=3, tasks=8}", "--set", "evaluate.tasks=10"]
-
-
-@pytest.fixture
-def fewstep(capsys, monkeypatch, tmp_path):
-    """Runs a command in a clean folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["fewstep", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -51,7 +33,8 @@ def test_help_names_the_commands_and_does_not_import_torch():
     script = "import sys; sys.argv = ['fewstep', '--help']\nfrom fewstep import cli\n"
     script += "try: cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert all(word in done.stdout for word in ("recipes", "train", "evaluate", "inspect", "plot", "compare", "demo"))
+    commands = ("recipes", "train", "evaluate", "inspect", "plot", "compare", "reproduce", "adapt", "demo", "data")
+    assert all(word in done.stdout for word in commands)
     assert done.stderr.strip() == "False"
 
 
@@ -165,6 +148,9 @@ def test_resume_of_a_finished_run_exits_at_once_with_zero(fewstep, trained):
             ["train", "sinusoid-10shot", "--set", "evaluate.variants=[{shotz=3}]"],
             "Valid keys here: shots, queries, norm",
         ),
+        (["data", "check", "nowhere"], "there is no nowhere"),
+        (["data", "check", "."], "there are none. Check the path"),
+        (["data", "miniimagenet", "."], "Put miniimagenet/ there, with train, val and test"),
         (["evaluate", "nowhere"], "no such folder"),
         (["evaluate", "."], "no config.json"),
         (["plot", "nowhere"], "no such folder"),
@@ -186,10 +172,60 @@ def test_bad_input_is_one_clear_error_with_code_2_and_writes_nothing(fewstep, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """A folder of three classes with 1, 2 and 3 pictures."""
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    for number, name in enumerate(("ä", "b", "c")):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for picture in range(number + 1):
+            Image.new("L", (5, 5)).save(tmp_path / "mine" / name / f"{picture}.png")
+    return tmp_path / "mine"
+
+
+def test_data_check_tells_what_is_there(fewstep, pictures):
+    code, out, err = fewstep("data", "check", "mine")
+    assert (code, err) == (0, "")
+    assert out.startswith("A folder of pictures: train 1 classes, ")
+    shutil.rmtree(pictures / "b")
+    assert "A folder of pictures: all 2 classes, 4 pictures (1 to 3 each)" in fewstep("data", "check", "mine")[1]
+
+
+def test_data_check_lists_what_is_unreadable(fewstep, pictures):
+    (pictures / "c" / "text.png").write_text("text")
+    code, out, err = fewstep("data", "check", "mine")
+    assert (code, out) == (2, "")
+    assert "Each of 7 pictures must be readable; unreadable: 1 found" in err
+    assert "text.png: no picture of a kind that is read" in err
+
+
+def test_data_check_finds_data_sets_and_tells_the_good_before_the_bad(
+    fewstep, tmp_path, monkeypatch, small_miniimagenet, shared_cache
+):
+    monkeypatch.setenv("FEWSTEP_CACHE", str(shared_cache))
+    for name in ("check", "miniimagenet"):
+        code, out, _ = fewstep("data", name, small_miniimagenet)
+        assert code == 0
+        assert "MiniImagenet: train 64 classes, 1,280 pictures (20 each); val 16" in out
+    shutil.copytree(small_miniimagenet, tmp_path / "data")
+    (tmp_path / "data" / "omniglot" / "images_background").mkdir(parents=True)
+    code, out, err = fewstep("data", "check", "data")
+    assert code == 2
+    assert out.startswith("MiniImagenet")
+    assert "no images_evaluation there" in err
+
+
 def test_too_little_memory_is_one_message(fewstep):
     code, _, err = fewstep("train", "sinusoid-10shot", "--set", "model.hidden=[1000000, 1000000]", "--out", "run")
     assert code == 1
     assert "memory does not suffice" in err
+
+
+def test_a_finished_run_goes_on_where_more_iterations_are_asked_for(fewstep, trained):
+    run = trained()
+    longer = [*TINY, "--set", "meta.iterations=9"]
+    assert fewstep("train", "sinusoid-10shot", *longer, "--out", run, "--resume")[0] == 0
+    assert RunFolder(run).metrics()[-1]["iteration"] == 9
 
 
 def test_an_existing_run_is_refused_by_name_of_resume(fewstep, trained):

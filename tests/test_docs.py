@@ -56,13 +56,13 @@ def test_every_link_to_a_file_leads_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_the_readme_recipe_is_one_that_can_run(tmp_path):
-    [text] = blocks(ROOT / "README.md", "toml")
-    (tmp_path / "mine.toml").write_text(text)
-    assert load_recipe(tmp_path / "mine.toml").tasks.kind == "table"
+def test_the_readme_recipes_are_ones_that_can_run(tmp_path):
+    for text, kind in zip(blocks(ROOT / "README.md", "toml"), ("table", "folder"), strict=True):
+        (tmp_path / "mine.toml").write_text(text)
+        assert load_recipe(tmp_path / "mine.toml").tasks.kind == kind
 
 
 def test_results_name_recipes_that_exist():
     for page in PAGES:
         for name in re.findall(r"fewstep train ([\w-]+)", page.read_text(encoding="utf-8")):
-            assert name in (*bundled_recipes(), "mine", "RECIPE", "NAME"), name
+            assert name in (*bundled_recipes(), "mine", "pictures", "RECIPE", "NAME"), name

@@ -52,3 +52,18 @@ def test_omniglot_is_learned_from_one_drawing_of_each_character(tmp_path):
         pytest.skip("set FEWSTEP_DATA to a folder that holds omniglot/")
     run = fewstep.train("omniglot-5way-1shot", out=tmp_path / "run", settings=["meta.iterations=1000"])
     assert means(fewstep.evaluate(run, split="val"))[3] > 0.88
+
+
+@pytest.mark.parametrize(
+    ("recipe", "iterations", "steps", "least"),
+    [
+        ("omniglot-5way-1shot-first-order", 1000, 3, 0.8),
+        ("omniglot-5way-1shot-nonconv", 1000, 1, 0.7),
+        ("omniglot-5way-1shot-context", 300, 3, 0.5),
+    ],
+)
+def test_variants_learn_from_one_drawing_of_each_character(tmp_path, recipe, iterations, steps, least):
+    if not os.environ.get("FEWSTEP_DATA"):
+        pytest.skip("set FEWSTEP_DATA to a folder that holds omniglot/")
+    run = fewstep.train(recipe, out=tmp_path / "run", settings=[f"meta.iterations={iterations}"])
+    assert means(fewstep.evaluate(run, split="val", tasks=200))[steps] > least

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
     from fewstep.core.types import Batch, MetaParams, Task
     from fewstep.errors import FewstepError
+    from fewstep.experiments.adapting import adapt
     from fewstep.experiments.evaluate_run import evaluate
     from fewstep.experiments.runs import load, ready, standardization
     from fewstep.experiments.train_run import train
@@ -39,6 +40,7 @@ _HOME = {
     "fewstep.core.rules": ("Adam", "Clipped", "Detached", "Except", "LearnedSgd", "Momentum", "Only", "Sgd"),
     "fewstep.core.types": ("Batch", "MetaParams", "Task"),
     "fewstep.errors": ("FewstepError",),
+    "fewstep.experiments.adapting": ("adapt",),
     "fewstep.experiments.evaluate_run": ("evaluate",),
     "fewstep.experiments.runs": ("load", "ready", "standardization"),
     "fewstep.experiments.train_run": ("train",),
@@ -62,6 +64,7 @@ __all__ = [
     "Sgd",
     "SupervisedLearner",
     "Task",
+    "adapt",
     "anil",
     "auto",
     "boil",

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fewstep.errors import FewstepError, Interrupted, NonFiniteError, RecipeError
+from fewstep.errors import DataError, FewstepError, Interrupted, NonFiniteError, RecipeError
 from fewstep.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+data_app = typer.Typer(help="Look at data sets, and get them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
 output = Console(width=None if sys.stdout.isatty() else 160)
 messages = Console(stderr=True, highlight=False)
 
@@ -39,6 +41,7 @@ RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, or the name of a ready initialisation.")
 ]
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders made by `fewstep train`.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A data folder, or a folder of pictures.")]
 DataOption = Annotated[
     Path | None, typer.Option(help="Folder that holds the data sets; else the variable FEWSTEP_DATA.")
 ]
@@ -60,11 +63,33 @@ class NormalizationName(StrEnum):
     running = "running"
 
 
+class MethodName(StrEnum):
+    """How a pretrained classifier solves tasks."""
+
+    finetune = "finetune"
+    nearest_neighbour = "nearest_neighbour"
+
+
 class CheckpointName(StrEnum):
     """Meta-parameters to evaluate."""
 
     best = "best"
     final = "final"
+
+
+class HeadName(StrEnum):
+    """Where the head for new classes begins."""
+
+    zero = "zero"
+    mean = "mean"
+    prototype = "prototype"
+
+
+class ExportName(StrEnum):
+    """Formats for other programs."""
+
+    onnx = "onnx"
+    torch = "torch"
 
 
 class Figure(StrEnum):
@@ -167,6 +192,7 @@ def evaluate(
     tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks.")] = None,
     split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
     normalization: Annotated[NormalizationName | None, typer.Option(help="Batch normalisation of queries.")] = None,
+    method: Annotated[MethodName | None, typer.Option(help="Of a pretrained classifier.")] = None,
     checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
     data: DataOption = None,
     device: DeviceOption = "cpu",
@@ -177,7 +203,12 @@ def evaluate(
         from fewstep.experiments.evaluate_run import evaluate as evaluate_run
         from fewstep.experiments.runs import open_run, recipe_of
     folder = open_run(run)
-    asked = {"shots": shots, "queries": queries, "normalization": normalization and normalization.value}
+    asked = {
+        "shots": shots,
+        "queries": queries,
+        "normalization": normalization and normalization.value,
+        "method": method and method.value,
+    }
     variants = [asked]
     if not as_json and not any(asked.values()):
         variants += [variant.model_dump() for variant in recipe_of(folder).evaluate.variants]
@@ -290,11 +321,148 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="table1 (images), table2 (sinusoids) or table3.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; those in there are used.")] = Path("runs"),
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="Recipes to go through, such as 'omniglot-*'.")] = "*",
+    iterations: Annotated[int | None, typer.Option(min=1, help="Train no run for longer.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
+    data: DataOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Train or go on with whatever one of the paper's tables lacks, and print ours beside it."""
+    from fewstep.reporting.tables import reproduction_table
+    from fewstep.reproduce import reproduce as rows_of
+
+    again = ["fewstep", "reproduce", table, "--out", str(out), "--only", only, "--seed", str(seed)]
+    again += [*(["--iterations", str(iterations)] if iterations else []), *(["--data", str(data)] if data else [])]
+    again += ["--device", device] if device != "cpu" else []
+
+    def train(recipe: Recipe, folder: Path) -> None:
+        _train_one(recipe, folder, shlex.join(again), data, device, resume=True)
+
+    options = {"only": only, "iterations": iterations, "seed": seed, "data": data, "device": device}
+    rows: list[Any] = []
+    try:
+        for row in rows_of(table, out, train, **options):
+            rows.append(row)
+            messages.print(f"{row.name}: done", highlight=False, soft_wrap=True)
+    finally:  # what there is, also where it comes to a stop
+        if rows:
+            output.print(reproduction_table(table.replace("table", "Table "), rows))
+
+
+@app.command()
+def adapt(
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run folder, a ready initialisation, or an adapted model to go on with."),
+    ],
+    support: Annotated[Path, typer.Option(help="Folder with a folder of pictures for each class.")],
+    predict: Annotated[Path | None, typer.Option(help="A picture, or a folder of them, to classify.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Gradient steps; by default the recipe's evaluate.steps.")
+    ] = None,
+    head: Annotated[
+        HeadName | None,
+        typer.Option(help="Where the head begins; by default as trained for as many classes, else prototype."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default adapted/SUPPORT.")] = None,
+    export: Annotated[ExportName | None, typer.Option(help="Write the model for other programs too.")] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Adapt a run on pictures to your own classes, from a few pictures of each."""
+    from fewstep.pictures import adapt_to_pictures, predictions_table
+
+    with messages.status("Adapting"):
+        outcome = adapt_to_pictures(
+            run,
+            support,
+            predict,
+            steps=steps,
+            head=None if head is None else head.value,
+            out=out,
+            export=None if export is None else export.value,
+            device=device,
+        )
+    if outcome.predicted:
+        output.print(predictions_table(outcome.predicted.predictions))
+    model = outcome.classifier
+    counts = ", ".join(f"{name} ({len(images)})" for name, images in model.support.items())
+    note = f"Adapted to {len(model.classes)} classes: {counts}; steps {model.steps}, head {model.head}."
+    output.print(note, highlight=False, soft_wrap=True, markup=False)
+    for path in (outcome.folder, *outcome.files):
+        output.print(f"Wrote {path}", highlight=False, soft_wrap=True, markup=False)
+    if not outcome.predicted:
+        output.print(f"Next: fewstep predict {outcome.folder} IMAGE", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def predict(
+    adapted: Annotated[Path, typer.Argument(metavar="ADAPTED", help="A folder made by `fewstep adapt`.")],
+    pictures: Annotated[Path, typer.Argument(metavar="IMAGE_OR_DIR", help="A picture, or a folder of them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+) -> None:
+    """Classify pictures with an adapted model."""
+    if as_json and as_csv:
+        raise FewstepError("Give --json or --csv, not both.")
+    with messages.status("Loading"):
+        from fewstep.experiments.adapted_folder import load_adapted
+        from fewstep.pictures import predict_pictures, predictions_csv, predictions_json, predictions_table
+
+        predictions = predict_pictures(load_adapted(adapted), pictures).predictions
+    if as_json:
+        print(predictions_json(predictions))
+    elif as_csv:
+        print(predictions_csv(predictions), end="")
+    else:
+        output.print(predictions_table(predictions))
+
+
+@app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for the runs and figures.")] = Path("demo")) -> None:
     """Meta-train on sinusoids in about a minute, beside pretraining and the oracle."""
     from fewstep.demo import demo as run_demo
 
     run_demo(out, output, train=_train_one)
+
+
+@data_app.command("check")
+def check_data(folder: FolderArgument) -> None:
+    """Tell what is in DIR: Omniglot, MiniImagenet, or pictures in a folder for each class. Reads every picture."""
+    _report_data(folder)
+
+
+@data_app.command("omniglot")
+def omniglot_data(folder: FolderArgument) -> None:
+    """Download Omniglot (15 MB) into DIR/omniglot, or tell what to put there; then check it."""
+    with messages.status("Loading"):
+        from fewstep.tasks.download import download_omniglot
+    download_omniglot(folder, progress=messages.is_terminal)
+    _report_data(folder)
+
+
+@data_app.command("miniimagenet")
+def miniimagenet_data(folder: FolderArgument) -> None:
+    """Tell what to put into DIR for MiniImagenet, which cannot be downloaded freely, or check what is there."""
+    with messages.status("Loading"):
+        from fewstep.tasks.miniimagenet import list_images
+    list_images(folder)
+    _report_data(folder)
+
+
+def _report_data(folder: Path) -> None:
+    with messages.status("Reading"):
+        from fewstep.tasks.check import check
+
+        found = check(folder)
+    for one in found:
+        if one.problem is None:
+            output.print(str(one), highlight=False, soft_wrap=True, markup=False)
+    problems = [one.problem for one in found if one.problem is not None]
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 @app.command()

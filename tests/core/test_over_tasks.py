@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fewstep.core import algorithms
+from fewstep.core.context import is_vmapped
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import meta_gradient
 from fewstep.core.over_tasks import auto, sequential, vectorized
@@ -111,6 +112,18 @@ def test_auto_runs_one_task_after_the_other_where_there_is_no_vmap_rule_and_says
     assert record.name == "fewstep.core.over_tasks"
     assert "one after the other" in record.getMessage()
     assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(63, True), (64, False)])
+def test_auto_computes_large_images_of_one_task_after_the_other(size: int, at_once: bool) -> None:
+    images, seen = torch.rand(2, 3, 1, size, size), list[bool]()
+
+    def brightness(shared: Tensor, task: Tensor) -> Tensor:
+        seen.append(is_vmapped())
+        return shared * task.mean()
+
+    assert_same(auto()(brightness)(torch.tensor(2.0), images), 2 * images.mean((1, 2, 3, 4)), atol=1e-6)
+    assert seen == ([True] if at_once else [False, False])
 
 
 @pytest.mark.parametrize("failure", [ValueError("labels are off"), RuntimeError("wrong shape"), KeyError("missing")])

@@ -31,12 +31,24 @@ def refusal(*settings, source="sinusoid-10shot"):
 
 
 @pytest.mark.parametrize("name", bundled_recipes())
-def test_every_recipe_parses_and_runs_two_tiny_iterations(name, tmp_path):
+def test_every_recipe_parses_and_runs_two_tiny_iterations(
+    name, tmp_path, monkeypatch, request, small_miniimagenet, shared_cache
+):
     if "omniglot" in name and not os.environ.get("FEWSTEP_DATA"):
         pytest.skip("set FEWSTEP_DATA to a folder that holds omniglot/")
+    if "miniimagenet" in name:
+        monkeypatch.setenv("FEWSTEP_DATA", str(small_miniimagenet))
+        monkeypatch.setenv("FEWSTEP_CACHE", str(shared_cache))
+    if "glyphs" in name:
+        request.getfixturevalue("few_scripts")
     small = ["meta.iterations=2", "validation.tasks=2", "evaluate.tasks=3", "evaluate.steps=1"]
     small += ["meta.batch_size=3", "tasks.pool=3"] if "averaging" in name else ["meta.batch_size=2"]
-    small += ["model.filters=4"] if "omniglot" in name else ["model.hidden=[4]"]
+    if load_recipe(name).tasks.kind in ("sinusoid", "table"):
+        small += ["model.hidden=[4]"]
+    else:
+        # One task after the other: recording them together takes longer than running them twice.
+        small += ["model.filters=4"] if load_recipe(name).model.kind == "convnet" else ["model.hidden=[4]"]
+        small += ["algorithm.steps=1", "execution.over_tasks=sequential"]
     run = fewstep.train(name, out=tmp_path / "run", settings=small)
     result = fewstep.evaluate(run)
     assert len(result["steps"]) == 2
@@ -221,6 +233,7 @@ def test_an_impossible_evaluation_is_refused_like_a_recipe(tmp_path):
         ("sinusoid-10shot", ["execution.over_tasks=sequential"], False),
         ("sinusoid-averaging", [], False),
         ("omniglot-5way-1shot", [], True),
+        ("glyphs-5way-1shot", [], True),
         ("omniglot-5way-1shot", ["meta.iterations=1_999"], False),
         ("dose-response", ["meta.iterations=100_000", "tasks.queries=5"], True),
     ],

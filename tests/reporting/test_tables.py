@@ -161,11 +161,49 @@ def test_published_sinusoid_errors_are_those_of_table_2(algorithm, regularizer, 
     assert found.values == dict(zip([1, 5, 10], [(number, None) for number in numbers], strict=True))
 
 
-@pytest.mark.parametrize(("shots", "accuracy"), [(1, (0.987, 0.004)), (5, (0.999, 0.001))])
-def test_published_omniglot_accuracies_are_those_of_table_1(shots, accuracy):
-    found = published(omniglot([0.2], shots=shots, queries=shots))
+@pytest.mark.parametrize(
+    ("recipe", "ways", "shots", "step", "accuracy"),
+    [
+        ("omniglot-5way-1shot", 5, 1, 3, (0.987, 0.004)),
+        ("omniglot-5way-1shot", 5, 5, 3, (0.999, 0.001)),
+        ("omniglot-20way-1shot", 20, 1, 5, (0.958, 0.003)),
+        ("omniglot-20way-1shot", 20, 5, 5, (0.989, 0.002)),
+        ("miniimagenet-5way-1shot", 5, 1, 10, (0.4870, 0.0184)),
+        ("miniimagenet-5way-5shot", 5, 5, 10, (0.6311, 0.0092)),
+        ("miniimagenet-5way-1shot-first-order", 5, 1, 10, (0.4807, 0.0175)),
+        ("miniimagenet-5way-5shot-first-order", 5, 5, 10, (0.6315, 0.0091)),
+    ],
+)
+def test_published_accuracies_are_those_of_table_1(recipe, ways, shots, step, accuracy):
+    algorithm = "fomaml" if "first-order" in recipe else "maml"
+    found = published(omniglot([0.2], recipe=recipe, algorithm=algorithm, ways=ways, shots=shots, queries=shots))
     assert found is not None
-    assert (found.source, found.metric, found.values) == ("Table 1", "accuracy", {3: accuracy})
+    assert (found.source, found.metric, found.values) == ("Table 1", "accuracy", {step: accuracy})
+
+
+@pytest.mark.parametrize(
+    ("changes", "source", "values"),
+    [
+        ({"recipe": "omniglot-5way-1shot-nonconv"}, "Table 1", {3: (0.897, 0.011)}),
+        ({"recipe": "omniglot-5way-1shot-nonconv", "shots": 5}, "Table 1", {3: (0.975, 0.006)}),
+        ({"recipe": "omniglot-5way-1shot-context"}, "Table 3", {3: (0.949, 0.009)}),
+        ({"recipe": "omniglot-5way-1shot-context", "shots": 5}, "Table 3", {3: (0.977, 0.003)}),
+        (
+            {"recipe": "miniimagenet-5way-pretrained", "algorithm": "finetune"},
+            "Table 1",
+            {10: (0.2886, 0.0054)},
+        ),
+        (
+            {"recipe": "miniimagenet-5way-pretrained", "algorithm": "nearest_neighbour", "shots": 5},
+            "Table 1",
+            {0: (0.5104, 0.0065)},
+        ),
+    ],
+)
+def test_published_accuracies_of_other_networks_and_of_the_baselines(changes, source, values):
+    found = published(omniglot([0.2], **changes))
+    assert found is not None
+    assert (found.source, found.values) == (source, values)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +216,10 @@ def test_published_omniglot_accuracies_are_those_of_table_1(shots, accuracy):
         evaluation([1.0], shots=10),
         evaluation([1.0], split="val"),
         evaluation([1.0], metric="loss"),
-        omniglot([0.2], ways=20),
+        omniglot([0.2], ways=10),
         omniglot([0.2], normalization="support"),
         omniglot([0.2], normalization=None),
+        omniglot([0.2], recipe="omniglot-5way-1shot-context", normalization="support"),
     ],
 )
 def test_settings_that_the_paper_does_not_report_have_no_published_numbers(other):

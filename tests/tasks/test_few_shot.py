@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
 from fewstep.core.rng import generator
 from fewstep.tasks.few_shot import FewShot
+
+if TYPE_CHECKING:
+    from fewstep.core.types import Task
 
 
 def numbered(classes: int = 12, examples: int = 20) -> torch.Tensor:
@@ -108,6 +115,61 @@ def test_same_stream_same_tasks() -> None:
     assert torch.equal(first.support.inputs, again.support.inputs)
     assert torch.equal(first.query.inputs, again.query.inputs)
     assert not torch.equal(first.support.inputs, other.support.inputs)
+
+
+def fingerprint(task: Task) -> str:
+    digest = hashlib.sha256()
+    for batch in task:
+        for tensor in batch:
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("shape", "choice", "expected"),
+    [
+        ((12, 20, 3, 4, 4), {"queries": 15}, "02c536b55ecf9f027df71203e5a6522b9f5863e04337df7a5cf23641e82d2284"),
+        (
+            (9, 7, 1, 5, 5),
+            {"ways": 4, "shots": 2, "queries": 3, "rotate": True},
+            "3cf5cf66a49f1e1e89b67fd23557ea7c7866577ae02325cb2ff5450bb98eb64b",
+        ),
+    ],
+)
+def test_the_stream_of_tasks_is_the_one_of_every_version(shape: tuple, choice: dict, expected: str) -> None:
+    images = (torch.arange(math.prod(shape)) * 7919 % 251).to(torch.uint8).view(shape)
+    assert fingerprint(FewShot(images, **choice).sample(6, generator(3, "train", 2))) == expected
+    counts = {str(number): shape[1] for number in range(shape[0])}
+    counted = FewShot(images.flatten(0, 1), **choice, classes=counts)
+    assert fingerprint(counted.sample(6, generator(3, "train", 2))) == expected
+
+
+def ragged() -> tuple[torch.Tensor, dict[str, int]]:
+    """Classes 0 to 4 with 4, 9, 5, 20 and 4 images."""
+    counts = {"a": 4, "b": 9, "c": 5, "d": 20, "e": 4}
+    images = numbered(classes=5)
+    return torch.cat([images[i, :count] for i, count in enumerate(counts.values())]), counts
+
+
+def test_classes_of_different_sizes_give_each_of_their_images_alike() -> None:
+    images, counts = ragged()
+    task = FewShot(images, ways=5, shots=1, queries=3, classes=counts).sample(3000, generator(11))
+    drawn = torch.cat([pixels(batch.inputs) for batch in task], 1).flatten(0, 1)
+    for number, count in enumerate(counts.values()):
+        found = torch.bincount(drawn[drawn[:, 0] == number, 1])
+        assert len(found) == count
+        assert chi_square(found.float()) < 60  # at most 19 degrees of freedom
+    support, query = (pixels(batch.inputs)[..., 1] for batch in task)
+    by_class = torch.cat([support.view(-1, 5, 1), query.view(-1, 5, 3)], -1)
+    assert (by_class.sort(-1).values.diff() > 0).all()  # no image twice
+
+
+def test_classes_with_too_few_images_are_named() -> None:
+    images, counts = ragged()
+    with pytest.raises(ValueError, match=r"and 3 classes with fewer than 6: a has 4, c has 5, e has 4\. Lower"):
+        FewShot(images, shots=1, queries=5, classes=counts)
+    with pytest.raises(ValueError, match="`classes` must count all images: got 42 in `classes` and 41 images"):
+        FewShot(images[1:], classes=counts)
 
 
 def test_sampling_leaves_the_images_as_they_were() -> None:

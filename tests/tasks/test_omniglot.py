@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from fewstep.errors import DataError
-from fewstep.tasks import omniglot
+from fewstep.tasks import omniglot, prepared
 from fewstep.tasks.omniglot import OmniglotImages, load_omniglot, omniglot_split, split_names
 
 SMALL = {
@@ -66,10 +66,10 @@ def pack(folder: Path, part: str) -> Path:
 
 
 def expect_no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
-    def prepare(drawings: object) -> OmniglotImages:
+    def read_pictures(*_: object) -> torch.Tensor:
         raise AssertionError("the drawings were read although they are cached")
 
-    monkeypatch.setattr(omniglot, "prepare", prepare)
+    monkeypatch.setattr(prepared, "read_pictures", read_pictures)
 
 
 def test_images_are_sorted_by_character_and_drawing(folder: Path) -> None:
@@ -98,6 +98,18 @@ def test_archives_and_folders_give_the_same_images(folder: Path, packed: list[st
         pack(folder, part)
     assert load_omniglot(folder).content_hash == expected.content_hash
     assert load_omniglot(folder / "omniglot").content_hash == expected.content_hash
+
+
+def test_one_folder_of_all_alphabets_gives_the_same_images(folder: Path) -> None:
+    expected = load_omniglot(folder)
+    for part in list((folder / "omniglot").iterdir()):
+        for alphabet in part.iterdir():
+            alphabet.rename(folder / "omniglot" / alphabet.name)
+        part.rmdir()
+    assert load_omniglot(folder).content_hash == expected.content_hash
+    shutil.rmtree(folder / "omniglot" / "Greek")
+    with pytest.raises(DataError, match="omniglot: 2 characters instead of 3"):
+        load_omniglot(folder)
 
 
 def test_content_hash_covers_names_and_pixels(folder: Path) -> None:
@@ -177,7 +189,7 @@ def test_unreadable_images_are_listed_together(folder: Path, tmp_path: Path) -> 
     with pytest.raises(DataError) as error:
         load_omniglot(folder)
     lines = str(error.value).splitlines()
-    assert lines[0] == "Omniglot must hold readable PNG images: 14 found"
+    assert lines[0] == "Each of 60 pictures must be readable; unreadable: 14 found"
     assert lines[1].startswith(f"  {place / '0000_03.png'}: ")
     assert lines[11] == "  and 4 more"
     assert not (tmp_path / "cache").exists()
@@ -190,14 +202,14 @@ def test_a_damaged_member_of_an_archive_is_an_unreadable_image(folder: Path) -> 
     with archive.open("r+b") as raw:
         raw.seek(start + 120)
         raw.write(b"damage")
-    with pytest.raises(DataError, match=r"readable PNG images: 1 found\n.*character01/0000_20.png: Bad CRC"):
+    with pytest.raises(DataError, match=r"unreadable: 1 found\n.*character01/0000_20.png: Bad CRC"):
         load_omniglot(folder)
 
 
 def test_a_damaged_archive_is_an_error(folder: Path) -> None:
     archive = pack(folder, "images_evaluation")
     archive.write_bytes(archive.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"images_evaluation\.zip must be a zip archive.*Download it again"):
+    with pytest.raises(DataError, match=r"images_evaluation\.zip must be a folder or a zip archive.*Get it again"):
         load_omniglot(folder)
 
 
@@ -263,11 +275,11 @@ def test_a_cache_that_cannot_be_written_costs_one_line(folder: Path, tmp_path: P
 
 
 def test_a_write_that_fails_leaves_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, raw: bytes) -> int:
-        self.touch()
+    def full(tensors: object, file: Path, metadata: object) -> None:
+        file.touch()
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(prepared, "save_file", full)
     load_omniglot(folder)
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.speed.problem import adam, plain_loss
 
 import fewstep
-from fewstep.core.running import captured, compiled, plain
+from fewstep.core.running import captured, compiled
 from fewstep.core.stepwise import stepwise
+from fewstep.experiments.execution import build_execution
+from fewstep.experiments.recipe_files import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,13 +20,15 @@ if TYPE_CHECKING:
 
 
 def _fast(problem: Problem) -> dict[str, Any]:
-    """By the rule that recipes follow where a run is long enough to compile."""
+    """As a compiled recipe of that kind runs."""
     workload = problem.workload
-    if not workload.classifies:
-        how = {"over_tasks": fewstep.auto(), "run": compiled()}
-    else:
-        how = _stepwise(problem, run=compiled(), keep=True) | {"run": plain}
-    return how | {"run": captured(how["run"])} if problem.on_gpu else how
+    images = "miniimagenet" if workload.downsample == "max_pool" else "omniglot"
+    tasks, model = {"mlp": ("sinusoid", "mlp"), "convnet": (images, "convnet")}.get(workload.network, ("custom",) * 2)
+    loss = "cross_entropy" if workload.classifies else "mse"
+    kinds = {"tasks": tasks, "model": model, "loss": loss, "algorithm": "maml"}
+    recipe = load_recipe({name: {"kind": kind} for name, kind in kinds.items()}, ["execution.compile=true"])
+    over_tasks, run = build_execution(recipe, problem.support_inputs.device.type)
+    return {"over_tasks": over_tasks, "run": run}
 
 
 def _stepwise(problem: Problem, **how: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 from fewstep.core.context import vmapped
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import chunks, concatenate, index, length, stack
+from fewstep.core.trees import chunks, concatenate, index, leaves, length, stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,17 @@ def sequential(run: Run = plain) -> OverTasks:
     return over
 
 
+LARGE_IMAGE = 64
+"""Height and width from which one task's images fill the cores of a CPU, and those of all tasks its memory."""
+
+
+def has_large_images(tasks: Any) -> bool:
+    """Whether tasks hold images `[tasks, examples, channels, height, width]` that a CPU computes faster one by one."""
+    return any(
+        leaf.dim() >= 5 and min(leaf.shape[-2:]) >= LARGE_IMAGE and leaf.device.type == "cpu" for leaf in leaves(tasks)
+    )
+
+
 class _Auto:
     """Vectorized until a function turns out to have no vmap rule; from then on sequential."""
 
@@ -74,6 +85,8 @@ class _Auto:
 
     def __call__(self, function: Mappable) -> Mappable:
         def mapped(shared: Any, tasks: Any) -> Any:
+            if has_large_images(tasks):
+                return sequential()(function)(shared, tasks)
             try:
                 return self._over(function)(shared, tasks)
             except torch.OutOfMemoryError:
@@ -92,9 +105,9 @@ class _Auto:
 
 
 def auto(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
-    """Vectorized where every operation of the model has a vmap rule, else sequential.
+    """Vectorized where every operation of the model has a vmap rule, else sequential; so are large images on a CPU.
 
-    The choice follows from the model alone, never from a timing: two runs with one seed execute alike.
+    The choice follows from model and tasks alone, never from a timing: two runs with one seed execute alike.
 
     Args:
         chunk_size: Tasks computed together when vectorized.

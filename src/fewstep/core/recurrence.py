@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fewstep.core.context import is_recording_for_compiler, is_vmapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class _Recurrent(nn.RNNBase):
@@ -62,41 +65,44 @@ class _Recurrent(nn.RNNBase):
         if self.mode != "GRU" and bias is not None:
             bias, bias_again = bias + bias_again, None
         projection = getattr(self, f"weight_hr{name}") if self.proj_size else None
-        state, outputs = start, list[Tensor]()
+        step, state, outputs = _STEPS[self.mode], start, list[Tensor]()
         for seen in functional.linear(inputs, into, bias).unbind(0):
-            state = self._step(seen, functional.linear(state[0], again, bias_again), state)
+            state = step(seen, functional.linear(state[0], again, bias_again), state)
             if projection is not None:
                 state = (functional.linear(state[0], projection), *state[1:])
             outputs.append(state[0])
         return torch.stack(outputs), state
 
-    def _step(self, seen: Tensor, remembered: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The next states, from what the input and the state before contribute to the gates."""
-        raise NotImplementedError
+
+class _Lstm(_Recurrent, nn.LSTM): ...
 
 
-class _Lstm(_Recurrent, nn.LSTM):
-    def _step(self, seen: Tensor, remembered: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        entering, forgetting, content, leaving = (seen + remembered).chunk(4, -1)
-        cell = forgetting.sigmoid() * state[1] + entering.sigmoid() * content.tanh()
-        return leaving.sigmoid() * cell.tanh(), cell
+class _Gru(_Recurrent, nn.GRU): ...
 
 
-class _Gru(_Recurrent, nn.GRU):
-    def _step(self, seen: Tensor, remembered: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        (reset, update, content), (reset_again, update_again, content_again) = (
-            seen.chunk(3, -1),
-            remembered.chunk(3, -1),
-        )
-        content = (content + (reset + reset_again).sigmoid() * content_again).tanh()
-        return (content + (update + update_again).sigmoid() * (state[0] - content),)
+class _Rnn(_Recurrent, nn.RNN): ...
 
 
-class _Rnn(_Recurrent, nn.RNN):
-    def _step(self, seen: Tensor, remembered: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG002
-        return ((seen + remembered).tanh() if self.mode == "RNN_TANH" else (seen + remembered).relu(),)
+def _lstm_step(seen: Tensor, remembered: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    entering, forgetting, content, leaving = (seen + remembered).chunk(4, -1)
+    cell = forgetting.sigmoid() * state[1] + entering.sigmoid() * content.tanh()
+    return leaving.sigmoid() * cell.tanh(), cell
 
 
+def _gru_step(seen: Tensor, remembered: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    reset, update, content = seen.chunk(3, -1)
+    reset_again, update_again, content_again = remembered.chunk(3, -1)
+    content = (content + (reset + reset_again).sigmoid() * content_again).tanh()
+    return (content + (update + update_again).sigmoid() * (state[0] - content),)
+
+
+_STEPS: dict[str, Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]] = {
+    "LSTM": _lstm_step,
+    "GRU": _gru_step,
+    "RNN_TANH": lambda seen, remembered, _: ((seen + remembered).tanh(),),
+    "RNN_RELU": lambda seen, remembered, _: ((seen + remembered).relu(),),
+}
+"""By PyTorch's name of the kind: the next states, from what the input and the state before bring to the gates."""
 _OWN: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: _Lstm, nn.GRU: _Gru, nn.RNN: _Rnn}
 
 

@@ -13,10 +13,24 @@ from fewstep.core import algorithms
 from fewstep.core.rng import derived_seed
 from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Only, Sgd, UpdateRule
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import Averaging, ImageTasks, MetaAlgorithm, Recipe, SinusoidTasks, TableTasks
+from fewstep.experiments.config import (
+    Averaging,
+    ConvNetModel,
+    CustomModel,
+    ImageTasks,
+    MetaAlgorithm,
+    MlpModel,
+    Pretrained,
+    Recipe,
+    SinusoidTasks,
+    TableTasks,
+)
 from fewstep.experiments.execution import build_execution
 from fewstep.learners.averaging import AveragingLearner
+from fewstep.learners.nearest_neighbour import NearestNeighbour
+from fewstep.learners.pretrained import PretrainedLearner, feature_network, few_shot_network
 from fewstep.learners.supervised import SupervisedLearner
+from fewstep.models.context import WithContext
 from fewstep.models.convnet import ConvNet
 from fewstep.models.mlp import mlp
 
@@ -25,15 +39,18 @@ if TYPE_CHECKING:
 
     from fewstep.learners.supervised import Loss, OptimizerFactory
 
-BuiltLearner: TypeAlias = SupervisedLearner | AveragingLearner
+BuiltLearner: TypeAlias = SupervisedLearner | AveragingLearner | PretrainedLearner
 
 
-def features_of(recipe: Recipe) -> tuple[int, int] | None:
-    """Input and output features of a model for the recipe's tasks, where they are vectors."""
+def shapes_of(recipe: Recipe) -> tuple[tuple[int, ...], int] | None:
+    """The shape of one input and the number of outputs of a model for the recipe's tasks, where these say so."""
     tasks = recipe.tasks
+    if isinstance(tasks, ImageTasks):
+        classes = recipe.algorithm.classes if isinstance(recipe.algorithm, Pretrained) else tasks.ways
+        return (tasks.channels, tasks.image_size, tasks.image_size), classes
     if isinstance(tasks, SinusoidTasks):
-        return 3 if tasks.reveal else 1, 1
-    return (len(tasks.inputs), len(tasks.targets)) if isinstance(tasks, TableTasks) else None
+        return (3 if tasks.reveal else 1,), 1
+    return ((len(tasks.inputs),), len(tasks.targets)) if isinstance(tasks, TableTasks) else None
 
 
 def build_model(recipe: Recipe, custom: nn.Module | None = None, copy: int = 0) -> nn.Module:
@@ -57,25 +74,26 @@ def build_model(recipe: Recipe, custom: nn.Module | None = None, copy: int = 0) 
         return custom
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "model", copy))
-        if model.kind == "convnet":
-            assert isinstance(recipe.tasks, ImageTasks)
-            tasks = recipe.tasks
-            shape = {"channels": tasks.channels, "image_size": tasks.image_size}
-            return ConvNet(tasks.ways, **shape, **model.model_dump(exclude={"kind"}))
-        features = features_of(recipe)
-        assert model.kind == "mlp"
-        assert features is not None
-        return mlp(*features, hidden=model.hidden, init_std=model.init_std)
+        shapes = shapes_of(recipe)
+        assert shapes is not None
+        assert not isinstance(model, CustomModel)
+        return _network(model, *shapes)
 
 
-def build_rule(algorithm: MetaAlgorithm, inner_lr: float | None = None) -> UpdateRule:
-    """The inner-loop rule with its wrappers.
+def _network(model: MlpModel | ConvNetModel, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    options = model.model_dump(exclude={"kind", "context"})
+    channels, *positions = shape
+    seen = (channels + model.context, *positions)
+    if isinstance(model, MlpModel):
+        network: nn.Module = mlp(seen, outputs, **options)
+    else:
+        network = ConvNet(outputs, channels=seen[0], image_size=seen[-1], **options)
+    return WithContext(network, (model.context, *positions)) if model.context else network
 
-    Args:
-        algorithm: Says which.
-        inner_lr: Instead of the recipe's.
-    """
-    lr = algorithm.inner_lr if inner_lr is None else inner_lr
+
+def build_rule(algorithm: MetaAlgorithm) -> UpdateRule:
+    """The inner-loop rule with its wrappers."""
+    lr = algorithm.inner_lr
     rule: UpdateRule = {
         "sgd": Sgd(lr),
         "momentum": Momentum(lr, algorithm.momentum),
@@ -93,9 +111,9 @@ def build_rule(algorithm: MetaAlgorithm, inner_lr: float | None = None) -> Updat
     return rule
 
 
-def build_algorithm(algorithm: MetaAlgorithm, inner_lr: float | None = None) -> algorithms.Algorithm:
+def build_algorithm(algorithm: MetaAlgorithm) -> algorithms.Algorithm:
     """The algorithm of `core.algorithms` that the recipe names."""
-    rule = build_rule(algorithm, inner_lr)
+    rule = build_rule(algorithm)
     if algorithm.kind in ("anil", "boil"):
         named = {"anil": algorithms.anil, "boil": algorithms.boil}[algorithm.kind]
         return named(rule, algorithm.steps, algorithm.head)
@@ -111,7 +129,6 @@ def build_learner(
     module: nn.Module | None = None,
     loss: Loss | None = None,
     device: str = "cpu",
-    inner_lr: float | None = None,
 ) -> BuiltLearner:
     """The learner that the recipe describes, before its first meta-update.
 
@@ -120,44 +137,79 @@ def build_learner(
         module: The user's own model.
         loss: The user's own loss.
         device: Where it computes.
-        inner_lr: An inner learning rate instead of the recipe's, for tuning.
 
     Raises:
         RecipeError: The recipe does not fit the model, or lacks one.
     """
     loss, metrics = _loss(recipe, loss)
-    model = build_model(recipe, module)
+    model, algorithm = build_model(recipe, module), recipe.algorithm
     try:
-        if isinstance(recipe.algorithm, Averaging):
-            algorithm = recipe.algorithm
+        if isinstance(algorithm, Averaging):
             return AveragingLearner(
                 [build_model(recipe, module, copy) for copy in range(recipe.meta.batch_size)],
                 loss,
-                Sgd(algorithm.inner_lr if inner_lr is None else inner_lr),
+                Sgd(algorithm.inner_lr),
                 regularizer=algorithm.regularizer,
                 strength=algorithm.strength,
                 optimizer=_optimizer(recipe),
                 metrics=metrics,
                 device=device,
             )
-        over_tasks, run = build_execution(recipe, device)
-        return SupervisedLearner(
-            model,
-            loss,
-            build_algorithm(recipe.algorithm, inner_lr),
-            optimizer=_optimizer(recipe),
-            schedule=_schedule(recipe),
-            normalization=recipe.normalization,
-            metrics=metrics,
-            loss_scale=_loss_scale(recipe),
-            clip_value=recipe.meta.clip_value,
-            clip_norm=recipe.meta.clip_norm,
-            over_tasks=over_tasks,
-            run=run,
-            device=device,
-        )
+        if isinstance(algorithm, Pretrained):
+            classifier = _supervised(recipe, model, algorithms.joint(), loss, metrics, device)
+            return PretrainedLearner(classifier, _few_shot(recipe, algorithm, model, loss, metrics, device))
+        return _supervised(recipe, model, build_algorithm(algorithm), loss, metrics, device)
     except ValueError as error:
         raise RecipeError(f"Recipe {recipe.name} does not fit its model: {error}") from None
+
+
+def _supervised(
+    recipe: Recipe,
+    model: nn.Module,
+    algorithm: algorithms.Algorithm,
+    loss: Loss,
+    metrics: dict[str, Loss],
+    device: str,
+) -> SupervisedLearner:
+    over_tasks, run = build_execution(recipe, device)
+    return SupervisedLearner(
+        model,
+        loss,
+        algorithm,
+        optimizer=_optimizer(recipe),
+        schedule=_schedule(recipe),
+        normalization=recipe.normalization,
+        metrics=metrics,
+        loss_scale=_loss_scale(recipe),
+        clip_value=recipe.meta.clip_value,
+        clip_norm=recipe.meta.clip_norm,
+        over_tasks=over_tasks,
+        run=run,
+        device=device,
+    )
+
+
+def _few_shot(
+    recipe: Recipe, algorithm: Pretrained, model: nn.Module, loss: Loss, metrics: dict[str, Loss], device: str
+) -> SupervisedLearner | NearestNeighbour:
+    """What solves tasks of few classes with a pretrained classifier."""
+    assert isinstance(recipe.tasks, ImageTasks)
+    ways = recipe.tasks.ways
+    if algorithm.method == "finetune":
+        network = few_shot_network(model, ways, algorithm.head_std, recipe.seed)
+        # Never trained, so first-order: the algorithm says how it adapts.
+        finetuning = algorithms.fomaml(Sgd(algorithm.inner_lr), algorithm.steps)
+        return _supervised(recipe, network, finetuning, loss, metrics, device)
+    return NearestNeighbour(
+        feature_network(model),
+        loss,
+        ways,
+        distance=algorithm.distance,
+        normalization=recipe.normalization,
+        metrics=metrics,
+        over_tasks=build_execution(recipe, device)[0],
+        device=device,
+    )
 
 
 def metric_of(recipe: Recipe) -> str:

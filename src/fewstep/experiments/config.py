@@ -10,6 +10,7 @@ import math
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,7 +23,19 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
 PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
 Size = Annotated[int, Field(gt=0, le=10**6)]
 Split = Literal["train", "val", "test"]
+
+
+def _sum_to_one(fractions: list[float]) -> list[float]:
+    if not math.isclose(sum(fractions), 1):
+        raise ValueError("tasks.fractions must sum to 1")
+    return fractions
+
+
+Fractions = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3), AfterValidator(_sum_to_one)]
+"""Shares of meta-train, meta-validation and meta-test."""
 Normalization = Literal["transductive", "support", "running"]
+Method = Literal["finetune", "nearest_neighbour"]
+Distance = Literal["euclidean", "cosine"]
 
 
 class _Section(BaseModel):
@@ -68,6 +81,60 @@ class OmniglotTasks(ImageTasks):
     rotate: bool = True
 
 
+class GlyphsTasks(ImageTasks):
+    """Characters of many scripts, drawn from fonts: no download; see `fewstep.tasks.glyphs`."""
+
+    kind: Literal["glyphs"]
+
+
+class MiniImagenetTasks(ImageTasks):
+    """Photographs of 100 kinds of things; see `fewstep.tasks.miniimagenet`."""
+
+    kind: Literal["miniimagenet"]
+
+    @property
+    def channels(self) -> int:
+        """Red, green and blue."""
+        return 3
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, in pixels."""
+        return 84
+
+
+class FolderTasks(ImageTasks):
+    """The user's own pictures, in a folder for each class; see `fewstep.tasks.folder`."""
+
+    kind: Literal["folder"]
+    path: str
+    """Folder or zip archive, relative to the recipe."""
+    image_size_: Annotated[int, Field(gt=0, le=1024)] = Field(default=84, alias="image_size")
+    channels_: Literal[1, 3] = Field(default=3, alias="channels")
+    invert: Literal["auto"] | bool = False
+    """Turn dark on light into light on dark, for grey levels; "auto": where the border is light."""
+    fit: Literal["pad", "crop", "stretch"] = "pad"
+    """What is done to pictures that are not square."""
+    fractions: Fractions = [0.7, 0.15, 0.15]
+    """Of the classes, unless the folder holds `train`, `val` and `test`."""
+
+    @property
+    def channels(self) -> int:
+        """Of a prepared picture: 1 for grey levels, 3 for colours."""
+        return self.channels_
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of a prepared picture, in pixels."""
+        return self.image_size_
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.invert is not False and self.channels_ == 3:
+            raise ValueError("tasks.invert goes with tasks.channels = 1: colours are not inverted")
+        return self
+
+
 class TableTasks(_Section):
     """The user's own table; see `fewstep.tasks.table`."""
 
@@ -81,14 +148,8 @@ class TableTasks(_Section):
     shots: PositiveInt = 5
     queries: PositiveInt | None = None
     """Query rows per task; by default all that are not in the support set."""
-    fractions: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [0.7, 0.15, 0.15]
-    """Shares of the tasks for meta-train, meta-validation and meta-test."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if not math.isclose(sum(self.fractions), 1):
-            raise ValueError("tasks.fractions must sum to 1")
-        return self
+    fractions: Fractions = [0.7, 0.15, 0.15]
+    """Of the tasks."""
 
 
 class CustomTasks(_Section):
@@ -101,17 +162,33 @@ class MlpModel(_Section):
     """Fully connected; see `fewstep.models.mlp`."""
 
     kind: Literal["mlp"]
+    context: Annotated[int, Field(ge=0, le=10**6)] = 0
+    """Features (of images: channels) that are parameters, appended to every input; see `fewstep.models.context`."""
     hidden: list[Size] = [40, 40]
     init_std: PositiveFloat | None = None
+    norm: Literal["none", "batch"] = "none"
+    norm_gain: bool = False
+    norm_eps: PositiveFloat = 1e-3
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.context and self.norm == "batch":
+            raise ValueError(
+                "model.context has no effect with model.norm = 'batch', which takes away what all examples share: "
+                "use model.norm = 'none', or model.kind = 'convnet'"
+            )
+        return self
 
 
 class ConvNetModel(_Section):
     """Convolutional classifier; see `fewstep.models.convnet`."""
 
     kind: Literal["convnet"]
+    context: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Channels that are parameters, appended to every image; see `fewstep.models.context`."""
     filters: Size = 64
-    blocks: Annotated[int, Field(gt=0, le=4)] = 4
-    """At most 4: each halves the image, and 28 pixels are 1 after four."""
+    blocks: Annotated[int, Field(gt=0, le=10)] = 4
+    """Each halves the image: at most 4 for 28 pixels, which are 1 after four, and 6 for 84."""
     downsample: Literal["stride", "max_pool"] = "stride"
     pool: Literal["mean", "flatten"] = "mean"
     norm_gain: bool = False
@@ -195,6 +272,24 @@ class Averaging(_Section):
         return 0
 
 
+class Pretrained(_Section):
+    """A classifier of all meta-train classes, then of few (section 5.2); see `fewstep.learners.pretrained`."""
+
+    kind: Literal["pretrained"]
+    classes: Annotated[int, Field(ge=2, le=10**6)]
+    """Meta-train classes: outputs of the pretrained classifier."""
+    method: Method = "finetune"
+    """How it solves a task, in validation too: a new head and gradient steps, or the nearest support example."""
+    inner_lr: PositiveFloat = 0.01
+    """Of fine-tuning."""
+    steps: NonNegativeInt = 10
+    """Of fine-tuning, where nothing else is said."""
+    head_std: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of the new head's weights."""
+    distance: Distance = "euclidean"
+    """Between features of neighbours."""
+
+
 class Meta(_Section):
     """The outer loop."""
 
@@ -207,7 +302,7 @@ class Meta(_Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How `lr` goes from its value to 0 over the iterations."""
     batch_size: Size = 25
-    """Tasks per meta-update."""
+    """Tasks per meta-update; images, for `algorithm.kind = "pretrained"`."""
     iterations: NonNegativeInt = 10_000
     clip_value: PositiveFloat | None = None
     clip_norm: PositiveFloat | None = None
@@ -240,6 +335,7 @@ class Variant(_Section):
     shots: PositiveInt | None = None
     queries: PositiveInt | None = None
     normalization: Normalization | None = None
+    method: Method | None = None
 
 
 class Evaluate(_Section):
@@ -251,12 +347,16 @@ class Evaluate(_Section):
     """By default as many as in training; queries and normalization likewise."""
     queries: PositiveInt | None = None
     normalization: Normalization | None = None
+    method: Method | None = None
+    """Of a pretrained classifier; by default that of the algorithm."""
     variants: list[Variant] = []
     """Printed beside it."""
     seed: int = 0
     """Of the evaluation tasks: the same for runs of every seed."""
     tune_inner_lr: list[PositiveFloat] = []
     """Step sizes to choose from, on meta-validation tasks, before testing (the paper's pretrained baseline)."""
+    tune_distance: list[Distance] = []
+    """Distances between neighbours to choose from, likewise."""
 
 
 class Execution(_Section):
@@ -290,10 +390,13 @@ class Recipe(_Section):
     """A whole experiment."""
 
     name: str = "custom"
-    tasks: Annotated[SinusoidTasks | OmniglotTasks | TableTasks | CustomTasks, Field(discriminator="kind")]
+    tasks: Annotated[
+        SinusoidTasks | OmniglotTasks | GlyphsTasks | MiniImagenetTasks | FolderTasks | TableTasks | CustomTasks,
+        Field(discriminator="kind"),
+    ]
     model: Annotated[MlpModel | ConvNetModel | CustomModel, Field(discriminator="kind")]
     loss: Loss
-    algorithm: Annotated[MetaAlgorithm | Averaging, Field(discriminator="kind")]
+    algorithm: Annotated[MetaAlgorithm | Averaging | Pretrained, Field(discriminator="kind")]
     meta: Meta = Meta()
     validation: Validation = Validation()
     evaluate: Evaluate = Evaluate()
@@ -310,8 +413,15 @@ class Recipe(_Section):
             raise ValueError("loss.scale = 'ways' needs tasks with ways")
         if self.model.kind == "convnet" and not classifies:
             raise ValueError("model.kind = 'convnet' needs tasks of images: use 'mlp', or 'custom' and pass a module")
-        if self.model.kind == "mlp" and self.tasks.kind not in ("sinusoid", "table"):
-            raise ValueError("model.kind = 'mlp' needs tasks of vectors: use 'convnet', or 'custom' and pass a module")
+        if self.model.kind == "convnet" and isinstance(self.tasks, ImageTasks):
+            most = self.tasks.image_size.bit_length() - 1
+            if self.model.blocks > most:
+                raise ValueError(
+                    f"model.blocks = {self.model.blocks} halve an image of {self.tasks.image_size} pixels to nothing: "
+                    f"at most {most} leave one"
+                )
+        if self.model.kind == "mlp" and self.tasks.kind == "custom":
+            raise ValueError("model.kind = 'mlp' takes its shapes from the tasks: use 'custom' and pass a module")
         if self.normalization == "running" and self.model.kind != "custom":
             raise ValueError("normalization = 'running' needs a pretrained module of your own (model.kind = 'custom')")
         if isinstance(self.algorithm, MetaAlgorithm):
@@ -320,9 +430,19 @@ class Recipe(_Section):
                 raise ValueError("evaluate.tune_inner_lr cannot tune rates that the outer loop learns: remove it")
             if getattr(self.tasks, "pool", None) is not None:
                 raise ValueError("tasks.pool goes with algorithm.kind = 'averaging': remove it")
-        else:
+        elif isinstance(self.algorithm, Averaging):
             self._check_averaging()
+        elif not classifies:
+            raise ValueError("algorithm.kind = 'pretrained' needs tasks of images, whose classes it can tell apart")
+        self._check_methods()
         return self
+
+    def _check_methods(self) -> None:
+        methods = {self.evaluate.method, *(variant.method for variant in self.evaluate.variants)}
+        if (methods != {None} or self.evaluate.tune_distance) and not isinstance(self.algorithm, Pretrained):
+            raise ValueError(
+                "evaluate.method and evaluate.tune_distance go with algorithm.kind = 'pretrained': remove them"
+            )
 
     def _check_averaging(self) -> None:
         """Averaging trains plain networks side by side: most of the outer loop means nothing to it."""

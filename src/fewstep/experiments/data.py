@@ -8,9 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewstep.errors import DataError, RecipeError
-from fewstep.experiments.config import ImageTasks, OmniglotTasks, Recipe, SinusoidTasks, Split, TableTasks
-from fewstep.tasks import omniglot, table
+from fewstep.experiments.config import (
+    FolderTasks,
+    GlyphsTasks,
+    ImageTasks,
+    MiniImagenetTasks,
+    OmniglotTasks,
+    Pretrained,
+    Recipe,
+    SinusoidTasks,
+    Split,
+    TableTasks,
+)
+from fewstep.tasks import glyphs, miniimagenet, omniglot, table
+from fewstep.tasks.all_classes import AllClasses
 from fewstep.tasks.few_shot import FewShot
+from fewstep.tasks.folder import counts, load_folder
+from fewstep.tasks.images import Preparation
+from fewstep.tasks.prepared import PreparedImages, data_folder
 from fewstep.tasks.sinusoid import Sinusoid
 
 if TYPE_CHECKING:
@@ -67,10 +82,18 @@ def load_data(
         data = _sinusoid_data(tasks)
     elif isinstance(tasks, OmniglotTasks):
         data = _omniglot_data(tasks, folder, device)
+    elif isinstance(tasks, GlyphsTasks):
+        data = _glyphs_data(tasks, device)
+    elif isinstance(tasks, MiniImagenetTasks):
+        data = _miniimagenet_data(tasks, folder, device)
+    elif isinstance(tasks, FolderTasks):
+        data = _folder_data(tasks, stored, device)
     elif isinstance(tasks, TableTasks):
         data = _table_data(tasks, stored)
     else:
         data = _custom_data(custom)
+    if isinstance(recipe.algorithm, Pretrained):
+        data = data._replace(distribution=_pretraining(data.distribution, recipe.algorithm.classes))
     if stored is not None and stored.get("content_hash") != data.record.get("content_hash"):
         raise DataError(
             f"A run goes on with the data it was trained with: content hash {stored.get('content_hash')} is expected, "
@@ -89,22 +112,105 @@ def _sinusoid_data(tasks: SinusoidTasks) -> Data:
 
 def _omniglot_data(tasks: OmniglotTasks, folder: Path | None, device: str) -> Data:
     images = omniglot.load_omniglot(folder)
-    record = {"content_hash": images.content_hash, "folder": str(omniglot.data_folder(folder).resolve())}
+    record = {
+        "content_hash": images.content_hash,
+        "folder": str(data_folder(folder, omniglot.NEEDS).resolve()),
+        "preparation": omniglot.PREPARATION.to_dict(),
+        "counts": counts(omniglot.split_names(), dict.fromkeys(images.characters, omniglot.DRAWINGS)),
+    }
     return _image_data(tasks, lambda split: omniglot.omniglot_split(images, split), record, device)
 
 
-def _image_data(tasks: ImageTasks, images: Callable[[Split], Tensor], record: dict[str, Any], device: str) -> Data:
+def _glyphs_data(tasks: GlyphsTasks, device: str) -> Data:
+    images = glyphs.load_glyphs()
+    splits = glyphs.split_names(images)
+    return _prepared_data(tasks, images, splits, omniglot.PREPARATION, glyphs.font_folder(), device)
+
+
+def _miniimagenet_data(tasks: MiniImagenetTasks, folder: Path | None, device: str) -> Data:
+    images, splits = miniimagenet.load_miniimagenet(folder), miniimagenet.split_names()
+    place = data_folder(folder, miniimagenet.NEEDS).resolve()
+    return _prepared_data(tasks, images, splits, miniimagenet.PREPARATION, place, device)
+
+
+def _folder_data(tasks: FolderTasks, stored: Mapping[str, Any] | None, device: str) -> Data:
+    known = stored or {}
+    preparation = Preparation(tasks.image_size, tasks.channels_, tasks.invert, tasks.fit)
+    if "preparation" in known:
+        preparation = Preparation.from_dict(known["preparation"])
+    first, second, third = tasks.fractions
+    path = Path(tasks.path)
+    images, splits = load_folder(path, preparation, (first, second, third), known.get("splits"))
+    data = _prepared_data(tasks, images, splits, preparation, path, device)
+    return data._replace(record=data.record | {"splits": splits})
+
+
+def _prepared_data(
+    tasks: ImageTasks,
+    images: PreparedImages,
+    splits: Mapping[Split, list[str]],
+    preparation: Preparation,
+    folder: Path,
+    device: str,
+) -> Data:
+    record = {
+        "content_hash": images.content_hash,
+        "folder": str(folder),
+        "preparation": preparation.to_dict(),
+        "counts": counts(splits, images.classes),
+    }
+
+    @cache
+    def part(split: Split) -> tuple[Tensor, dict[str, int]]:
+        return images.only(splits[split])
+
+    return _image_data(tasks, lambda split: part(split)[0], record, device, lambda split: part(split)[1])
+
+
+def _image_data(
+    tasks: ImageTasks,
+    images: Callable[[Split], Tensor],
+    record: dict[str, Any],
+    device: str,
+    classes: Callable[[Split], Mapping[str, int]] = lambda _: {},
+) -> Data:
+    """From the images of a split as `FewShot` takes them, and the numbers in its classes where these differ."""
+
     @cache
     def on_device(split: Split) -> Tensor:
         return images(split).to(device)
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
+        sizes = (tasks.ways, shots or tasks.shots, queries or tasks.queries)
         try:
-            return FewShot(on_device(split), tasks.ways, shots or tasks.shots, queries or tasks.queries, tasks.rotate)
+            return FewShot(on_device(split), *sizes, tasks.rotate, classes(split) or None)
         except ValueError as error:
             raise RecipeError(f"Split {split!r} has too few images for such tasks. {error}") from None
 
-    return Data(distribution, record, at_once=50)
+    # A fixed rule, since the stream of evaluation tasks depends on it: 50 at 28 pixels, 5 at 84.
+    at_once = min(50, max(1, 50 * 28**2 // tasks.image_size**2))
+    return Data(distribution, record, at_once=at_once)
+
+
+def _pretraining(
+    few_shot: Callable[[Split, int | None, int | None], TaskDistribution], classes: int
+) -> Callable[[Split, int | None, int | None], TaskDistribution]:
+    """All meta-train classes as one task; the other splits as they are."""
+
+    def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
+        tasks = few_shot(split, shots, queries)
+        if split != "train" or not isinstance(tasks, FewShot):
+            return tasks
+        images, counts = tasks.flat()
+        found = len(counts)
+        if found != classes:
+            raise RecipeError(
+                f"algorithm.classes must be the number of meta-train classes: expected {found}, got {classes}. "
+                f"Set algorithm.classes = {found}."
+            )
+        return AllClasses(images, tuple(counts), tasks.rotate)
+
+    return distribution
 
 
 def _table_data(tasks: TableTasks, stored: Mapping[str, Any] | None) -> Data:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
+from fewstep.experiments.config import Method
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -49,6 +50,7 @@ def evaluate(
     tasks: int | None = None,
     split: Split = "test",
     normalization: Normalization | None = None,
+    method: Method | None = None,
     checkpoint: Literal["best", "final"] = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
@@ -67,6 +69,7 @@ def evaluate(
         tasks: How many tasks.
         split: "test", or "val" while you are still choosing.
         normalization: Policy for batch normalisation.
+        method: How a pretrained classifier solves tasks: "finetune" or "nearest_neighbour".
         checkpoint: "best" by validation, or "final".
         data: Folder that holds the data sets; by default the one trained with.
         model: As for `load`.
@@ -83,21 +86,21 @@ def evaluate(
     """
     folder = open_run(run)
     recipe = recipe_of(folder)
-    asked = {"shots": shots, "queries": queries, "normalization": normalization}
+    asked = {"shots": shots, "queries": queries, "normalization": normalization, "method": method}
     plan = evaluation_plan(recipe, asked | {"steps": steps, "tasks": tasks})
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
     loaded = data_of(folder, recipe, data, task_distribution, device)
 
-    def learner_with(inner_lr: float) -> BuiltLearner:
-        return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device, inner_lr=inner_lr)
+    def learner_of(candidate: Recipe) -> BuiltLearner:
+        return load_learner(folder, candidate, checkpoint, model=model, loss=loss, device=device)
 
     with computing_as(recipe):
-        inner_lr = tuned_inner_lr(recipe, loaded, plan, learner_with)
-        learner = learner_with(inner_lr)
+        recipe = tuned(recipe, loaded, plan, learner_of)
+        learner = learner_of(recipe)
         evaluation = _curves(learner, loaded, plan, split, progress)
         result = described(recipe, plan, evaluation, split) | {
-            "inner_lr": None if learner.meta.rule else inner_lr,
+            "inner_lr": None if learner.meta.rule or plan.method == "nearest_neighbour" else recipe.algorithm.inner_lr,
             "checkpoint": checkpoint,
             "iteration": learner.iteration,
         }
@@ -121,18 +124,34 @@ def data_of(
     return load_data(recipe, Path(where) if where else None, custom, stored, checked_device(device))
 
 
-def tuned_inner_lr(recipe: Recipe, data: Data, plan: Evaluate, learner_with: Callable[[float], BuiltLearner]) -> float:
-    """The candidate with the least loss on meta-validation tasks, or the recipe's rate where there is none."""
-    scores = {
-        lr: _tuning_score(_curves(learner_with(lr), data, plan, "val").curves["loss"]) for lr in plan.tune_inner_lr
-    }
-    return min(scores, key=lambda lr: scores[lr]) if scores else recipe.algorithm.inner_lr
+def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Recipe], BuiltLearner]) -> Recipe:
+    """The recipe as it does best on meta-validation tasks, among what the plan gives to choose from."""
+    candidates = _candidates(recipe, plan)
+    if len(candidates) == 1:
+        return candidates[0]
+    metric = metric_of(recipe)
+    scores = [_tuning_score(_curves(learner_of(c), data, plan, "val").curves[metric], metric) for c in candidates]
+    return candidates[scores.index(min(scores))]
 
 
-def _tuning_score(losses: Tensor) -> float:
-    """Mean loss over all steps but the zeroth, which no rate changes; divergence loses."""
-    score = losses[:, 1:].mean().item()
-    return score if math.isfinite(score) else math.inf
+def _candidates(recipe: Recipe, plan: Evaluate) -> list[Recipe]:
+    """The recipe with each inner rate, or each distance, to choose from; at least itself, with the plan's method."""
+    fixed = {"method": plan.method} if plan.method else {}
+    choices: list[dict[str, Any]] = (
+        [{"distance": distance} for distance in plan.tune_distance]
+        if plan.method == "nearest_neighbour"
+        else [{"inner_lr": lr} for lr in plan.tune_inner_lr]
+    )
+    return [
+        recipe.model_copy(update={"algorithm": recipe.algorithm.model_copy(update=fixed | choice)})
+        for choice in choices or [{}]
+    ]
+
+
+def _tuning_score(values: Tensor, metric: str) -> float:
+    """Mean over all steps but the zeroth, which no rate changes, lower being better; divergence loses."""
+    score = values[:, min(1, values.shape[1] - 1) :].mean().item()
+    return (-score if metric == "accuracy" else score) if math.isfinite(score) else math.inf
 
 
 def _curves(
@@ -160,7 +179,8 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
     metric = metric_of(recipe)
     return {
         "recipe": recipe.name,
-        "algorithm": recipe.algorithm.kind,
+        "algorithm": plan.method or recipe.algorithm.kind,
+        "distance": getattr(recipe.algorithm, "distance", None) if plan.method == "nearest_neighbour" else None,
         "regularizer": getattr(recipe.algorithm, "regularizer", None),
         "metric": "mse" if recipe.loss.kind == "mse" else metric,
         "split": split,
@@ -188,7 +208,8 @@ def _name(result: Mapping[str, Any]) -> str:
     """A file name that differs wherever two evaluations of a run do."""
     shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
     sizes = [f"{len(result['steps']) - 1}steps", f"{result['tasks']}tasks"]
-    return "-".join([result["split"], shots, queries, *sizes, result["normalization"], result["checkpoint"]])
+    method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
+    return "-".join([result["split"], *method, shots, queries, *sizes, result["normalization"], result["checkpoint"]])
 
 
 def number(value: float) -> float | None:

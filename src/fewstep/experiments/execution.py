@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fewstep.core.over_tasks import auto, sequential, vectorized
+from fewstep.core.over_tasks import LARGE_IMAGE, auto, sequential, vectorized
 from fewstep.core.running import Run, captured, compiled, plain, traced
 from fewstep.core.stepwise import outer_gradients, stepwise
 from fewstep.experiments.config import ImageTasks, Recipe, TableTasks
 
 if TYPE_CHECKING:
     from fewstep.core.types import OverTasks
-
-
-_LARGE_IMAGE = 64
-"""Pixels from which tasks of images run one after the other: one fills the cores, all would fill the memory."""
 
 
 def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
@@ -46,7 +42,7 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
 
 def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool) -> OverTasks:
     chosen = recipe.execution
-    one_by_one = chosen.over_tasks == "sequential" or (_image_size(recipe) >= _LARGE_IMAGE and not on_gpu)
+    one_by_one = chosen.over_tasks == "sequential" or (_image_size(recipe) >= LARGE_IMAGE and not on_gpu)
     # Forward derivatives are tested for our convolutional network and cross-entropy.
     forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
     return stepwise(

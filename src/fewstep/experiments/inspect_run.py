@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from fewstep.core.layers import by_layer
+from fewstep.core.over_tasks import LARGE_IMAGE
 from fewstep.core.rules import selected
 from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.build import build_learner, build_model, metric_of
 from fewstep.experiments.config import MetaAlgorithm
-from fewstep.experiments.evaluate_run import data_of, described, number, points, tuned_inner_lr
+from fewstep.experiments.evaluate_run import data_of, described, number, points, tuned
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
@@ -97,13 +98,13 @@ def inspect(
     loaded = data_of(folder, recipe, data, task_distribution, device)
     recipe = _without_recordings(recipe)
 
-    def learner_with(inner_lr: float) -> BuiltLearner:
-        return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device, inner_lr=inner_lr)
+    def learner_of(candidate: Recipe) -> BuiltLearner:
+        return load_learner(folder, candidate, checkpoint, model=model, loss=loss, device=device)
 
     with computing_as(recipe):
-        inner_lr = tuned_inner_lr(recipe, loaded, plan, learner_with)
-        learner = learner_with(inner_lr)
-        untrained = build_learner(recipe, module=model, loss=loss, device=device, inner_lr=inner_lr)
+        recipe = tuned(recipe, loaded, plan, learner_of)
+        learner = learner_of(recipe)
+        untrained = build_learner(recipe, module=model, loss=loss, device=device)
         assert isinstance(learner, SupervisedLearner)
         assert isinstance(untrained, SupervisedLearner)
         untrained.load_meta(MetaParams(untrained.meta.model, learner.meta.rule))  # the same rates for both
@@ -111,7 +112,7 @@ def inspect(
         values, fingerprint = _measured(learner, untrained, names, loaded, plan, split, progress)
     result = described(recipe, plan, Evaluation(values["trained"]["parts"]["everything"], fingerprint), split)
     result |= {
-        "inner_lr": None if learner.meta.rule else inner_lr,
+        "inner_lr": None if learner.meta.rule else recipe.algorithm.inner_lr,
         "checkpoint": checkpoint,
         "iteration": learner.iteration,
         "head": {"pattern": head, "parameters": names},
@@ -135,7 +136,9 @@ def _check_learns_one_initialisation(run: RunFolder, recipe: Recipe) -> None:
 def _without_recordings(recipe: Recipe) -> Recipe:
     """The recipe, executed as written: many inner loops are measured here, each too seldom to be worth recording."""
     execution = recipe.execution.model_copy(update={"compile": False, "remat": False})
-    if "custom" not in (recipe.model.kind, recipe.loss.kind) and execution.over_tasks == "auto":
+    own = "custom" not in (recipe.model.kind, recipe.loss.kind)
+    small = getattr(recipe.tasks, "image_size", 0) < LARGE_IMAGE
+    if own and small and execution.over_tasks == "auto":
         execution = execution.model_copy(update={"over_tasks": "vectorized"})
     return recipe.model_copy(update={"execution": execution})
 

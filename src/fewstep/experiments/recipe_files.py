@@ -81,6 +81,7 @@ def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
         "shots": getattr(recipe.tasks, "shots", None),
         "queries": getattr(recipe.tasks, "queries", None),
         "normalization": recipe.normalization,
+        "method": getattr(recipe.algorithm, "method", None),
     }
     chosen = recipe.evaluate.model_dump() | asked
     chosen |= {key: value for key, value in training.items() if chosen[key] is None}
@@ -178,9 +179,10 @@ def _fill_in(values: dict[str, Any]) -> None:
     """Defaults that depend on other values: the loss follows from the kind of tasks."""
     tasks, loss = values.get("tasks"), values.setdefault("loss", {})
     if isinstance(tasks, dict) and isinstance(loss, dict) and "kind" not in loss:
-        natural = {"sinusoid": "mse", "table": "mse", "omniglot": "cross_entropy"}.get(str(tasks.get("kind")))
-        if natural:
-            loss["kind"] = natural
+        images = ("omniglot", "glyphs", "miniimagenet", "folder")
+        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse"} | dict.fromkeys(images, "cross_entropy")
+        if str(tasks.get("kind")) in natural:
+            loss["kind"] = natural[str(tasks.get("kind"))]
     _fill_in_compile(values)
 
 

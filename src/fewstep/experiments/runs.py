@@ -36,11 +36,14 @@ def load(
     loss: Loss | None = None,
     checkpoint: str = "best",
     device: str = "cpu",
-) -> BuiltLearner:
+) -> BuiltLearner | Any:
     """A learner with the meta-parameters of a run: adapt it, evaluate it, or look at `learner.meta`.
 
+    Of a folder made by `adapt` it is the `AdaptedClassifier`. The type says `Any` beside the learner, so that neither
+    needs a cast.
+
     Args:
-        run: A run folder, or the name of a ready initialisation (see `ready`).
+        run: A run folder, the name of a ready initialisation (see `ready`), or the folder of an adapted model.
         model: The module that the run was trained with, if it was passed from Python.
         loss: The loss, likewise.
         checkpoint: "best" by validation, or "final".
@@ -52,6 +55,15 @@ def load(
     Raises:
         FewstepError: The folder is no finished run, or the model is not the one it was trained with.
     """
+    from fewstep.experiments.adapted_folder import is_adapted, load_adapted  # which loads an initialisation from here
+
+    if not isinstance(run, RunFolder) and is_adapted(run):
+        if loss is not None or (checkpoint, device) != ("best", "cpu"):
+            raise FewstepError(
+                f"An adapted model has no loss or checkpoints, and computes on the CPU: {run} is one, and one of these "
+                "was asked for. Leave them out; its `.module` may be moved."
+            )
+        return load_adapted(run, model)
     folder = open_run(run)
     recipe = recipe_of(folder)
     return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device)
@@ -118,9 +130,18 @@ def load_learner(
     model: nn.Module | None = None,
     loss: Loss | None = None,
     device: str = "cpu",
-    inner_lr: float | None = None,
 ) -> BuiltLearner:
-    """As `load`, with the recipe at hand and perhaps another inner rate."""
+    """As `load`, with the recipe at hand, which may adapt otherwise than the run's own."""
+    path = meta_file(run, checkpoint)
+    return learner_from(path, recipe, model=model, loss=loss, device=device)
+
+
+def meta_file(run: RunFolder, checkpoint: str = "best") -> Path:
+    """The file of a run's meta-parameters: "best" by validation, or "final".
+
+    Raises:
+        FewstepError: There is none yet.
+    """
     if checkpoint not in ("best", "final"):
         raise FewstepError(f"The checkpoint must be 'best' or 'final': got {checkpoint!r}.")
     path = run.path / ("best.safetensors" if checkpoint == "best" else "params.safetensors")
@@ -131,7 +152,23 @@ def load_learner(
             f"{run.path} holds no {checkpoint} meta-parameters yet: training has not come so far. "
             "Let it go on: `fewstep train ... --resume`."
         )
-    learner = build_learner(recipe, module=model, loss=loss, device=checked_device(device), inner_lr=inner_lr)
+    return path
+
+
+def learner_from(
+    path: Path,
+    recipe: Recipe,
+    *,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+    device: str = "cpu",
+) -> BuiltLearner:
+    """The recipe's learner with the meta-parameters of a file.
+
+    Raises:
+        FewstepError: They are not those of this recipe and module.
+    """
+    learner = build_learner(recipe, module=model, loss=loss, device=checked_device(device))
     meta, about = load_meta(path)
     try:
         learner.load_meta(meta)

@@ -27,7 +27,7 @@ from fewstep.experiments.runs import (
     shots_and_queries,
     stored_data,
 )
-from fewstep.tasks.omniglot import cache_folder
+from fewstep.tasks.prepared import cache_folder
 from fewstep.training import loop
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import RunFolder, contents, locked, read_json, write_json
@@ -80,8 +80,10 @@ def train(
         FewstepError: One of its kinds, each with what to do about it.
     """
     path = Path(out)
-    settings = with_recorded_choices(path, settings) if resume else settings
-    loaded = load_recipe(recipe_values(recipe) if isinstance(recipe, Recipe) else recipe, settings)
+    if isinstance(recipe, Recipe):  # complete: its iterations are meant
+        loaded = load_recipe(recipe_values(recipe), settings)
+    else:
+        loaded = load_recipe(recipe, with_recorded_choices(path, settings) if resume else settings)
     existing = existing_run(path, loaded, resume)
     if existing is not None and existing.is_finished and not differing_keys(loaded, recipe_of(existing)):
         return existing

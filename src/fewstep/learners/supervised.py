@@ -188,7 +188,7 @@ class SupervisedLearner:
         Raises:
             ValueError: `steps` is negative, or the policy is not one that this learner can follow.
         """
-        key = (_counted(steps), self._policy(normalization), rule or self.algorithm.rule)
+        key = (_counted(steps), policy_followed(normalization, self.normalization), rule or self.algorithm.rule)
         if key not in self._curves:
             self._curves[key] = self._curve(*key)
         curves = self._mapped(self._curves[key], tasks)
@@ -335,18 +335,6 @@ class SupervisedLearner:
             self.module.check_pure(inputs)
             self._checked = True
 
-    def _policy(self, asked: Normalization | None) -> Normalization:
-        """Transductive and support statistics may stand in for each other; running ones are built in."""
-        policy = asked or self.normalization
-        if policy != self.normalization and (
-            policy not in ("transductive", "support") or self.normalization == "running"
-        ):
-            raise ValueError(
-                f"A learner built with normalization={self.normalization!r} cannot be evaluated with {policy!r}. "
-                "Between 'transductive' and 'support' it can choose; build it with 'running' for that."
-            )
-        return policy
-
     def _raise_non_finite(self, groups: Iterable[Task]) -> None:
         """Find the tasks at fault, once there is a fault: the healthy iterations pay nothing for it."""
         described: list[str] = []
@@ -377,3 +365,18 @@ def _counted(steps: int) -> int:
     if steps < 0:
         raise ValueError(f"`steps` must be at least 0: got {steps}. 0 leaves the initialisation as it is.")
     return steps
+
+
+def policy_followed(asked: Normalization | None, own: Normalization) -> Normalization:
+    """The policy to evaluate with: transductive and support may stand in for each other, running is built in.
+
+    Raises:
+        ValueError: A model built with `own` cannot follow what is asked.
+    """
+    policy = asked or own
+    if policy != own and (policy not in ("transductive", "support") or own == "running"):
+        raise ValueError(
+            f"A learner built with normalization={own!r} cannot be evaluated with {policy!r}. "
+            "Between 'transductive' and 'support' it can choose; build it with 'running' for that."
+        )
+    return policy

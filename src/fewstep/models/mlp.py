@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
@@ -12,24 +13,44 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def mlp(inputs: int, outputs: int, hidden: Sequence[int] = (40, 40), init_std: float | None = None) -> nn.Sequential:
+def mlp(
+    inputs: int | Sequence[int],
+    outputs: int,
+    hidden: Sequence[int] = (40, 40),
+    init_std: float | None = None,
+    *,
+    norm: Literal["none", "batch"] = "none",
+    norm_gain: bool = False,
+    norm_eps: float = 1e-3,
+) -> nn.Sequential:
     """A fully connected ReLU network: `body.0`, `body.1` ... and `head`.
 
+    The "no conv" network of Finn et al. 2017, section 5.2, is `mlp((1, 28, 28), 5, (256, 128, 64, 64), norm="batch")`.
+
     Args:
-        inputs: Input features.
+        inputs: Input features, or the shape of inputs that are flattened first, such as `(channels, height, width)`.
         outputs: Output features.
         hidden: Width of each hidden layer.
         init_std: Standard deviation of a normal distribution, truncated at two of them, for the weights, with zero
             biases (the paper's code uses 0.01); None keeps PyTorch's initialisation.
+        norm: Whether each hidden layer is normalised over the examples, before its ReLU.
+        norm_gain: Whether normalisation has a meta-learned gain. The paper's code has none: weight frozen at 1.
+        norm_eps: Added to the variance.
 
     Returns:
-        A module from `[..., inputs]` to `[..., outputs]`.
+        A module from `[examples, *inputs]` to `[examples, outputs]`.
     """
-    body = [
-        nn.Sequential(OrderedDict(linear=nn.Linear(narrow, wide), relu=nn.ReLU()))
-        for narrow, wide in pairwise([inputs, *hidden])
-    ]
-    network = nn.Sequential(OrderedDict(body=nn.Sequential(*body), head=nn.Linear([inputs, *hidden][-1], outputs)))
+    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    widths = [math.prod(shape), *hidden]
+    body: list[nn.Module] = []
+    for narrow, wide in pairwise(widths):
+        parts: dict[str, nn.Module] = {"linear": nn.Linear(narrow, wide)}
+        if norm == "batch":
+            parts["norm"] = nn.BatchNorm1d(wide, eps=norm_eps)
+            parts["norm"].weight.requires_grad_(norm_gain)
+        body.append(nn.Sequential(OrderedDict(parts, relu=nn.ReLU())))
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()} if len(shape) > 1 else {}
+    network = nn.Sequential(OrderedDict(layers, body=nn.Sequential(*body), head=nn.Linear(widths[-1], outputs)))
     if init_std is not None:
         for module in network.modules():
             if isinstance(module, nn.Linear):

@@ -34,6 +34,7 @@ _KIND = (
     "recipe",
     "algorithm",
     "regularizer",
+    "distance",
     "metric",
     "split",
     "tasks",

@@ -97,9 +97,9 @@ def seeds(evaluation: Mapping[str, Any]) -> int:
 
 
 def algorithm_name(evaluation: Mapping[str, Any]) -> str:
-    """The algorithm, with the regulariser of averaging."""
-    regularizer = evaluation.get("regularizer")
-    return f"{evaluation['algorithm']} ({regularizer})" if regularizer else evaluation["algorithm"]
+    """The algorithm, with the regulariser of averaging and the distance between neighbours."""
+    kind = evaluation.get("regularizer") or evaluation.get("distance")
+    return f"{evaluation['algorithm']} ({kind})" if kind else evaluation["algorithm"]
 
 
 def required(entries: Sequence[Entry]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -10,6 +11,8 @@ import torch
 from fewstep.core.types import Batch, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Generator, Tensor
 
 
@@ -23,12 +26,14 @@ class FewShot:
     drawn on the CPU and images gathered where they live, so a task stream is the same on every device.
 
     Attributes:
-        images: uint8 `[classes, examples, channels, height, width]`, all classes of one split.
+        images: uint8 `[classes, examples, channels, height, width]`, all classes of one split; with `classes`,
+            `[images, channels, height, width]`, class after class.
         ways: N, classes per task.
         shots: K, support images per class.
         queries: Query images per class.
         rotate: Turn each class of a task by 0, 90, 180 or 270 degrees, drawn uniformly; support and query
             alike. A class has one rotation and one label in a task.
+        classes: The number of images of each class, by its name, where these differ.
 
     Raises:
         ValueError: The split is too small for such tasks, or its images are of the wrong kind.
@@ -39,21 +44,22 @@ class FewShot:
     shots: int = 1
     queries: int = 1
     rotate: bool = False
+    classes: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        _require_images(self.images)
+        _require_images(self.images, self.classes)
         for name in ("ways", "shots", "queries"):
             _require_positive(name, getattr(self, name))
-        classes, examples, _, height, width = self.images.shape
-        if self.ways > classes:
+        height, width = self.images.shape[-2:]
+        if self.ways > len(self._counts):
             raise ValueError(
-                f"`ways` must be at most the number of classes: got ways={self.ways} and {classes} classes. "
+                f"`ways` must be at most the number of classes: got ways={self.ways} and {len(self._counts)} classes. "
                 "Lower `tasks.ways` or use a larger split."
             )
-        if self.shots + self.queries > examples:
+        if self.shots + self.queries > self._counts.min():
             raise ValueError(
                 "`shots` and `queries` together must be at most the examples per class: "
-                f"got shots={self.shots}, queries={self.queries} and {examples} examples. "
+                f"got shots={self.shots}, queries={self.queries} and {self._short()}. "
                 "Lower `tasks.shots` or `tasks.queries`."
             )
         if self.rotate and height != width:
@@ -73,19 +79,43 @@ class FewShot:
             Inputs float32 in [0, 1] `[tasks, ways * shots, channels, height, width]`, grouped by class, and
             targets int64 `[tasks, ways * shots]`; the query set likewise with `queries`.
         """
-        classes, examples = self.images.shape[:2]
-        chosen = _without_replacement((num_tasks,), classes, self.ways, generator)
-        drawn = _without_replacement((num_tasks, self.ways), examples, self.shots + self.queries, generator)
-        images = self.images[chosen.to(self.images.device).unsqueeze(-1), drawn.to(self.images.device)]
+        counts = self._counts
+        chosen = _without_replacement(torch.rand(num_tasks, len(counts), generator=generator), self.ways)
+        keys = torch.rand(num_tasks, self.ways, int(counts.max()), generator=generator)
+        keys[torch.arange(keys.shape[-1]) >= counts[chosen].unsqueeze(-1)] = -1  # below all keys: no such image
+        drawn = _without_replacement(keys, self.shots + self.queries)
+        places = (counts.cumsum(0) - counts)[chosen].unsqueeze(-1) + drawn
+        flat, _ = self.flat()
+        images = flat.index_select(0, places.flatten().to(flat.device)).view(*places.shape, *flat.shape[1:])
         if self.rotate:
             turns = torch.randint(4, (num_tasks, self.ways), generator=generator)
             images = _rotated(images, turns.to(images.device))
         return Task(_batch(images[:, :, : self.shots]), _batch(images[:, :, self.shots :]))
 
+    def flat(self) -> tuple[Tensor, list[int]]:
+        """All images, class after class `[images, channels, height, width]`, and the number of each class."""
+        if self.classes:
+            return self.images, list(self.classes.values())
+        return self.images.flatten(0, 1), [self.images.shape[1]] * len(self.images)
 
-def _without_replacement(shape: tuple[int, ...], population: int, count: int, generator: Generator) -> Tensor:
-    """The first `count` of a random order of `range(population)` `[*shape, count]`: sorted random keys."""
-    return torch.rand(*shape, population, generator=generator).topk(count).indices
+    @cached_property
+    def _counts(self) -> Tensor:
+        """Images of each class `[classes]`."""
+        return torch.tensor(self.flat()[1])
+
+    def _short(self) -> str:
+        """The classes with too few images for a task."""
+        needed = self.shots + self.queries
+        if not self.classes:
+            return f"{self.images.shape[1]} examples"
+        short = [f"{name} has {count}" for name, count in self.classes.items() if count < needed]
+        more = f", and {len(short) - 10} more" if len(short) > 10 else ""
+        return f"{len(short)} classes with fewer than {needed}: {', '.join(short[:10])}{more}"
+
+
+def _without_replacement(keys: Tensor, count: int) -> Tensor:
+    """The first `count` places of a random order `[..., count]`: those of the largest of random keys."""
+    return keys.topk(count).indices
 
 
 def _rotated(images: Tensor, turns: Tensor) -> Tensor:
@@ -100,15 +130,23 @@ def _batch(images: Tensor) -> Batch:
     """All classes of a task as one set, from `[tasks, ways, examples, channels, height, width]`."""
     tasks, ways, examples = images.shape[:3]
     labels = torch.arange(ways, device=images.device).repeat_interleave(examples)
-    return Batch(images.flatten(1, 2).float().div_(255), labels.repeat(tasks, 1))
+    return Batch(images.float().div_(255).flatten(1, 2), labels.repeat(tasks, 1))
 
 
-def _require_images(images: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.dim() != 5:
+def _require_images(images: Tensor, classes: Mapping[str, int] | None) -> None:
+    axes = (
+        ("images", "channels", "height", "width") if classes else ("classes", "examples", "channels", "height", "width")
+    )
+    if images.dtype != torch.uint8 or images.dim() != len(axes):
         kind = str(images.dtype).removeprefix("torch.")
         raise ValueError(
-            "`images` must be uint8 [classes, examples, channels, height, width]: "
+            f"`images` must be uint8 [{', '.join(axes)}]: "
             f"got {kind} {list(images.shape)}. Stack the classes, and store pixels as 0 to 255."
+        )
+    if classes and sum(classes.values()) != len(images):
+        raise ValueError(
+            f"`classes` must count all images: got {sum(classes.values())} in `classes` and {len(images)} images. "
+            "Give the number of each class, in the order of the images."
         )
 
 

@@ -92,6 +92,11 @@ class RunFolder:
                 "Give the folder that training named, or train first."
             )
         stored = read_json(self.path / "config.json")
+        if isinstance(stored, dict) and "adapted" in stored:
+            raise RunError(
+                f"RUN must be the folder of a run made by `fewstep train`: {self.path} holds an adapted model. Use it "
+                "with `fewstep predict`, or go on adapting it with `fewstep adapt`."
+            )
         came = stored.get("format") if isinstance(stored, dict) else None
         if came == FORMAT and not isinstance(stored.get("recipe"), dict):
             raise RunError(

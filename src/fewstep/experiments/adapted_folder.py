@@ -1,0 +1,183 @@
+"""The folder that keeps an adapted classifier.
+
+    config.json             classes in the order of the outputs, preparation of pictures, steps, head, source
+    model.safetensors       the module's state: adapted parameters, and running statistics of the support pictures
+    init.safetensors        the initialisation that it was adapted from
+    support.safetensors     the support pictures, prepared, as bytes
+    contact-sheet.png       support pictures and predictions, to look at
+    model.onnx, model.pt2   exports
+
+Initialisation and support pictures are what is needed to adapt anew with more of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save
+
+from fewstep.errors import RunError
+from fewstep.experiments.adapted import AdaptedClassifier
+from fewstep.experiments.build import build_model
+from fewstep.experiments.initialisation import Initialisation
+from fewstep.experiments.recipe_files import load_recipe, recipe_values
+from fewstep.experiments.runs import learner_from
+from fewstep.learners.heads import with_ways
+from fewstep.tasks.images import Preparation
+from fewstep.training.checkpoint import save_meta
+from fewstep.training.records import FORMAT, contents, read_json, replaced, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_STATE = ("init.safetensors", "support.safetensors", "model.safetensors")
+_EXTRAS = ("contact-sheet.png", "model.onnx", "model.pt2")
+"""Made from the model, and stale when it changes."""
+
+
+def is_adapted(path: str | Path) -> bool:
+    """Whether a folder holds an adapted classifier."""
+    file = Path(path) / "config.json"
+    stored = read_json(file) if file.is_file() else None
+    return isinstance(stored, dict) and "adapted" in stored
+
+
+def check_place(folder: Path, own: Path | None = None) -> None:
+    """Check that an adapted classifier may be written here.
+
+    Args:
+        folder: Where.
+        own: The folder that it goes on from, which may be the same.
+
+    Raises:
+        RunError: Something else is there.
+    """
+    names = contents(folder)
+    unfinished = "config.json" not in names and {*names} <= {*_STATE}
+    if not unfinished and (own is None or own.resolve() != folder.resolve()):
+        what = "an adapted model" if is_adapted(folder) else ", ".join(names[:5])
+        raise RunError(
+            f"--out must be a new or empty folder: {folder} holds {what}. Choose another; or go on with an adapted "
+            "model by naming it in place of the run."
+        )
+
+
+def save_adapted(classifier: AdaptedClassifier, folder: str | Path) -> Path:
+    """Write a classifier to a new folder, or to its own. What makes it complete, config.json, comes last.
+
+    Raises:
+        RunError: Something else is there, or the folder cannot be written to.
+    """
+    folder = Path(folder)
+    check_place(folder, classifier.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _EXTRAS:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"--out must be a folder to write to: {folder}: {error.strerror}. Choose another.") from None
+    start = classifier.initialisation
+    save_meta(folder / "init.safetensors", start.meta, {"constants": start.constants})
+    # By number: names of classes may be any text.
+    pictures = {str(index): images for index, images in enumerate(classifier.support.values())}
+    _write(folder / "support.safetensors", pictures)
+    _write(folder / "model.safetensors", _state(classifier.module))
+    write_json(folder / "config.json", {"format": FORMAT, "adapted": _described(classifier, folder)})
+    return folder
+
+
+def load_adapted(folder: str | Path, model: nn.Module | None = None) -> AdaptedClassifier:
+    """Read an adapted classifier.
+
+    Args:
+        folder: As `save_adapted` wrote it.
+        model: The module that the run was trained with, if it was passed from Python.
+
+    Raises:
+        FewstepError: The folder holds none, or not all of one.
+    """
+    folder = Path(folder)
+    if not is_adapted(folder):
+        raise RunError(
+            f"ADAPTED must be a folder made by `fewstep adapt`: {folder} is none. Make one with "
+            "`fewstep adapt RUN --support DIR`."
+        )
+    stored = read_json(folder / "config.json")
+    if stored.get("format") != FORMAT:
+        raise RunError(
+            f"{folder} must be an adapted model of format {FORMAT}: its format is {stored.get('format')}. Use fewstep "
+            f"{stored['adapted'].get('fewstep', 'of another version')}, or adapt again."
+        )
+    try:
+        config = stored["adapted"]
+        if _fingerprint(folder / "model.safetensors") != config["fingerprint"]:
+            raise ValueError("model.safetensors is not the one that config.json tells of")
+        recipe = load_recipe(config["recipe"], where=str(folder / "config.json"))
+        learner = learner_from(folder / "init.safetensors", recipe, model=model)
+        start = Initialisation(
+            recipe,
+            build_model(recipe, model),
+            learner.meta,
+            Preparation.from_dict(config["preparation"]),
+            learner.constants(),
+            config["source"],
+        )
+        pictures = load_file(folder / "support.safetensors")
+        support = {name: pictures[str(index)] for index, name in enumerate(config["classes"])}
+        module = _restored(with_ways(start.module, len(support)), folder / "model.safetensors")
+        return AdaptedClassifier(module, support, config["steps"], config["head"], start, folder)
+    except (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        raise RunError(
+            f"An adapted model must be whole: {folder}: {error}. Restore it from a copy, or adapt again."
+        ) from None
+
+
+def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    with replaced(file) as temporary:
+        temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, with tied parameters once: a safetensors file knows no ties."""
+    names = {name for name, _ in chain(module.named_parameters(), module.named_buffers())}
+    return {name: value.contiguous() for name, value in module.state_dict().items() if name in names}
+
+
+def _restored(module: nn.Module, file: Path) -> nn.Module:
+    """The module with the state of a file, in evaluation mode."""
+    for name, value in load_file(file).items():
+        owner, _, key = name.rpartition(".")
+        if key in ("running_mean", "running_var"):  # which a layer that tracked none has not yet
+            norm: Any = module.get_submodule(owner)
+            norm.track_running_stats = True
+            norm.register_buffer(key, torch.empty_like(value))
+            norm.register_buffer("num_batches_tracked", torch.tensor(0))  # load_state_dict takes it for granted
+    load_model(module, file)
+    return module.eval()
+
+
+def _described(classifier: AdaptedClassifier, folder: Path) -> dict[str, Any]:
+    start = classifier.initialisation
+    return {
+        "classes": list(classifier.classes),
+        "pictures": [len(images) for images in classifier.support.values()],
+        "ways": len(classifier.support),
+        "steps": classifier.steps,
+        "head": classifier.head,
+        "preparation": start.preparation.to_dict(),
+        "model": start.recipe.model.kind,
+        "source": start.source,
+        "fingerprint": _fingerprint(folder / "model.safetensors"),
+        "fewstep": metadata.version("fewstep"),
+        "recipe": recipe_values(start.recipe),
+    }
+
+
+def _fingerprint(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

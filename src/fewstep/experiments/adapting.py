@@ -1,0 +1,206 @@
+"""`fewstep adapt`: a run's initialisation, adapted to the user's own classes of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from fewstep.core.types import Batch
+from fewstep.errors import DataError, NonFiniteError, RecipeError
+from fewstep.experiments.adapted import AdaptedClassifier, check_prepared
+from fewstep.experiments.adapted_folder import is_adapted, load_adapted
+from fewstep.experiments.build import build_algorithm
+from fewstep.experiments.config import MetaAlgorithm
+from fewstep.experiments.initialisation import Initialisation, initialisation
+from fewstep.experiments.runs import checked_device
+from fewstep.learners.heads import HeadPolicy, balanced_cross_entropy, head_name, with_head, with_ways
+from fewstep.learners.supervised import SupervisedLearner
+from fewstep.tasks.images import Preparation, list_classes, read_pictures
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fewstep.core.algorithms import Algorithm
+    from fewstep.core.normalization import Normalization
+    from fewstep.learners.supervised import Adapted, Loss
+    from fewstep.tasks.archives import Member
+    from fewstep.training.records import RunFolder
+
+DEFAULT_HEAD: HeadPolicy = "prototype"
+"""For another number of ways than trained: the best on meta-validation tasks (docs/results.md)."""
+
+Support: TypeAlias = str | Path | Mapping[str, Sequence[Path] | Tensor]
+"""A folder or zip archive with a folder for each class; or for each class its files, or prepared pictures uint8."""
+
+
+def adapt(
+    run: str | Path | RunFolder | AdaptedClassifier,
+    support: Support,
+    *,
+    steps: int | None = None,
+    head: HeadPolicy | None = None,
+    model: nn.Module | None = None,
+    checkpoint: Literal["best", "final"] = "best",
+    device: str = "cpu",
+) -> AdaptedClassifier:
+    """A classifier of the user's own classes, from a few pictures of each.
+
+    Args:
+        run: A run folder or the name of a ready initialisation, trained on pictures. Or an adapted classifier (its
+            folder): its initialisation is adapted anew, with the pictures of then and now.
+        support: Two classes or more, with any number of pictures each. A picture that comes twice counts once.
+        steps: Gradient steps; by default what the recipe is evaluated with, or those of the classifier continued.
+        head: Where the head begins. By default as trained, for as many classes; else as `DEFAULT_HEAD` says.
+        model: The module that the run was trained with, if it was passed from Python.
+        checkpoint: "best" by validation, or "final".
+        device: Where to adapt; the classifier computes on the CPU.
+
+    Returns:
+        The classifier; `.predict(files)` uses it and `.save(folder)` keeps it. It judges each picture by itself
+        (batch-normalisation policy `support`).
+
+    Raises:
+        FewstepError: The run was not trained on pictures, or there are too few classes or unreadable pictures.
+    """
+    if isinstance(run, str | Path) and is_adapted(run):
+        run = load_adapted(run, model)
+    before = run if isinstance(run, AdaptedClassifier) else None
+    start = run.initialisation if isinstance(run, AdaptedClassifier) else initialisation(run, model, checkpoint)
+    pictures = _merged(before.support if before else {}, _read(support, start.preparation))
+    if before:
+        steps, head = before.steps if steps is None else steps, head or _chosen_before(before)
+    steps = start.recipe.evaluate.steps if steps is None else steps
+    head = head_policy(start, len(pictures), head)
+    adapted = fit(start, _batch(pictures), len(pictures), steps, head, device=device)
+    if not all(value.isfinite().all() for value in adapted.params.values()):
+        raise NonFiniteError(
+            f"Adaptation must stay finite: after {steps} steps it is not. Take fewer (--steps), or begin with another "
+            "head (--head)."
+        )
+    folder = before.folder if before else None
+    return AdaptedClassifier(adapted.as_module().cpu(), pictures, steps, head, start, folder)
+
+
+def head_policy(start: Initialisation, ways: int, asked: HeadPolicy | None = None) -> HeadPolicy:
+    """Where the head begins: as asked, or else as trained if there are as many classes, or else by default.
+
+    Raises:
+        RecipeError: What is asked for is unknown, or cannot learn.
+    """
+    if asked is not None and asked not in get_args(HeadPolicy):
+        raise RecipeError(f"--head must be one of {', '.join(get_args(HeadPolicy))}: got {asked!r}.")
+    if asked == "trained" and ways != start.ways:
+        raise RecipeError(
+            f"The trained head is for {start.ways} classes: there are {ways}. Begin with another head "
+            "(zero, mean or prototype), or leave the choice to fewstep."
+        )
+    weight = f"{head_name(start.module)}.weight"
+    if asked in ("zero", "mean") and not _algorithm(start).rule.selects(weight):
+        raise RecipeError(
+            f"--head {asked} needs a head that the inner loop adapts: {start.recipe.name} leaves {weight} as it is, "
+            "and all classes would stay alike. Use --head prototype."
+        )
+    return asked or ("trained" if ways == start.ways else DEFAULT_HEAD)
+
+
+def fit(
+    start: Initialisation,
+    support: Batch,
+    ways: int,
+    steps: int,
+    head: HeadPolicy,
+    *,
+    device: str = "cpu",
+    loss: Loss = balanced_cross_entropy,
+) -> Adapted:
+    """Adapt to the classes of one support set.
+
+    The loss keeps the scale that it was trained with, whatever the number of ways: with more of it, the same rate would
+    mean longer steps. Each class weighs the same in it, however many pictures it has.
+
+    Args:
+        start: From where.
+        support: Inputs in [0, 1] `[examples, channels, height, width]` and labels from 0 to ways - 1, on the CPU.
+        ways: Classes.
+        steps: Gradient steps.
+        head: Where the head begins.
+        device: Where to compute.
+        loss: To descend.
+
+    Raises:
+        RecipeError: The module cannot be adapted so; says why.
+    """
+    recipe = start.recipe
+    normalization: Normalization = "running" if recipe.normalization == "running" else "support"
+    try:
+        learner = SupervisedLearner(
+            with_ways(start.module, ways),
+            loss,
+            _algorithm(start),
+            normalization=normalization,
+            loss_scale=start.ways if recipe.loss.scale == "ways" else recipe.loss.scale,
+            device=checked_device(device),
+        )
+        learner.load_meta(with_head(head, start.meta, start.module, support, ways, normalization))
+        return learner.adapt(support, steps)
+    except ValueError as error:
+        raise RecipeError(f"{recipe.name} cannot be adapted to these pictures: {error}") from None
+
+
+def _algorithm(start: Initialisation) -> Algorithm:
+    assert isinstance(start.recipe.algorithm, MetaAlgorithm)
+    return build_algorithm(start.recipe.algorithm)
+
+
+def _chosen_before(before: AdaptedClassifier) -> HeadPolicy | None:
+    """The policy that the user chose, if that is not what follows from the number of classes."""
+    by_default = head_policy(before.initialisation, len(before.support))
+    return None if before.head == by_default else before.head
+
+
+def _batch(pictures: Mapping[str, Tensor]) -> Batch:
+    """A support set: inputs in [0, 1] `[examples, channels, height, width]`, and labels in the order of the classes."""
+    counts = torch.tensor([len(images) for images in pictures.values()])
+    labels = torch.arange(len(pictures)).repeat_interleave(counts)
+    return Batch(torch.cat(list(pictures.values())).float() / 255, labels)
+
+
+def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
+    if isinstance(support, str | Path):
+        classes: Mapping[str, Sequence[Path | Member]] = list_classes(Path(support))
+    else:
+        classes = {name: each for name, each in support.items() if not isinstance(each, Tensor)}
+    images = read_pictures(list(chain.from_iterable(classes.values())), preparation)
+    parts = images.split([len(each) for each in classes.values()])
+    read = dict(zip(classes, parts, strict=True))
+    if isinstance(support, Mapping):
+        read |= {name: each for name, each in support.items() if isinstance(each, Tensor)}
+    for images in read.values():
+        check_prepared(images, preparation)
+    return read
+
+
+def _merged(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The pictures of both, in an order that depends on names and pixels alone.
+
+    Raises:
+        DataError: There are fewer than two classes, or one without pictures.
+    """
+    names = sorted({*one, *other})
+    merged: dict[str, Tensor] = {}
+    for name in names:
+        images = torch.cat([each[name] for each in (one, other) if name in each])
+        merged[name] = images.flatten(1).unique(dim=0).view(-1, *images.shape[1:])
+    empty = [name for name, images in merged.items() if len(images) == 0]
+    if len(merged) < 2 or empty:
+        came = f"none in {', '.join(empty)}" if empty else f"{len(merged)} class ({', '.join(merged)})"
+        raise DataError(
+            f"--support must hold two classes or more, a folder of pictures for each: there is {came}. Add pictures "
+            "of another class to tell it from."
+        )
+    return merged

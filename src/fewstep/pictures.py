@@ -1,0 +1,154 @@
+"""What `fewstep adapt` and `fewstep predict` do: the user's own pictures, from files to a table and a contact sheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from rich.table import Table
+    from torch import Tensor
+
+    from fewstep.experiments.adapted import AdaptedClassifier, Prediction
+    from fewstep.experiments.exporting import Format
+    from fewstep.learners.heads import HeadPolicy
+    from fewstep.reporting.contact_sheet import Shown
+
+
+class Predicted(NamedTuple):
+    """Pictures that were classified.
+
+    Attributes:
+        images: Prepared, uint8 `[pictures, channels, height, width]`.
+        predictions: One for each.
+    """
+
+    images: Tensor
+    predictions: list[Prediction]
+
+
+class Outcome(NamedTuple):
+    """What `fewstep adapt` leaves behind.
+
+    Attributes:
+        classifier: The adapted model.
+        predicted: Pictures that were asked about.
+        folder: Where the adapted model is.
+        files: Written besides it.
+    """
+
+    classifier: AdaptedClassifier
+    predicted: Predicted | None
+    folder: Path
+    files: list[Path]
+
+
+def adapt_to_pictures(
+    run: str,
+    support: Path,
+    predict: Path | None = None,
+    *,
+    steps: int | None = None,
+    head: HeadPolicy | None = None,
+    out: Path | None = None,
+    export: Format | None = None,
+    device: str = "cpu",
+) -> Outcome:
+    """Adapt, classify, and keep; nothing is written before everything is computed.
+
+    Args:
+        run: A run, a ready initialisation or an adapted model, which goes on in its folder.
+        support: A folder of pictures for each class.
+        predict: Pictures to classify.
+        steps: As for `fewstep.adapt`; `head` and `device` likewise.
+        head: See there.
+        out: The folder to write, by default adapted/SUPPORT.
+        export: A format to export the module in.
+        device: See there.
+    """
+    from fewstep.experiments.adapted_folder import check_place, is_adapted
+    from fewstep.experiments.adapting import adapt
+    from fewstep.experiments.exporting import FILES, check_exportable, exported
+    from fewstep.reporting.contact_sheet import contact_sheet
+    from fewstep.training.records import replaced
+
+    own = Path(run) if is_adapted(run) else None
+    folder = out or own or Path("adapted") / support.resolve().stem
+    check_place(folder, own)
+    if export:
+        check_exportable(export)
+    classifier = adapt(run, support, steps=steps, head=head, device=device)
+    predicted = None if predict is None else predict_pictures(classifier, predict)
+    raw = exported(classifier, export) if export else b""
+    classifier.save(folder)
+    sheet = folder / "contact-sheet.png"
+    contact_sheet({name: _pixels(images) for name, images in classifier.support.items()}, _shown(predicted), sheet)
+    files = [sheet]
+    if export:
+        with replaced(folder / FILES[export]) as temporary:
+            temporary.write_bytes(raw)
+        files.append(folder / FILES[export])
+    return Outcome(classifier, predicted, folder, files)
+
+
+def predict_pictures(classifier: AdaptedClassifier, path: Path) -> Predicted:
+    """Classify a picture, or all pictures of a folder or zip archive, at any depth."""
+    from fewstep.experiments.adapted import printable
+    from fewstep.tasks.images import list_pictures, read_pictures
+
+    files = list_pictures(path)
+    images = read_pictures(files, classifier.preparation)
+    return Predicted(images, classifier.named_predictions([printable(str(file)) for file in files], images))
+
+
+def predictions_table(predictions: Sequence[Prediction]) -> Table:
+    """Image, class and probability, for the terminal."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for each in predictions:
+        table.add_row(Text(each.image), Text(each.label), f"{100 * each.probabilities[each.label]:.1f} %")
+    return table
+
+
+def predictions_json(predictions: Sequence[Prediction]) -> str:
+    """`{"predictions": [{"image", "class", "probabilities": {class: p}}, ...]}`."""
+    return json.dumps({"predictions": [each.to_dict() for each in predictions]}, ensure_ascii=False)
+
+
+def predictions_csv(predictions: Sequence[Prediction]) -> str:
+    """Columns image, class, probability, and then the probability of each class under its name."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "class", "probability", *(f"p({name})" for name in predictions[0].probabilities)])
+    for each in predictions:
+        values = [f"{value:.6g}" for value in each.probabilities.values()]
+        writer.writerow([each.image, each.label, f"{each.probabilities[each.label]:.6g}", *values])
+    return text.getvalue()
+
+
+def _pixels(images: Tensor) -> list[np.ndarray]:
+    """As the contact sheet takes them: grey `[height, width]`, or `[height, width, 3]`."""
+    return [image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy() for image in images]
+
+
+def _shown(predicted: Predicted | None) -> list[Shown]:
+    from fewstep.reporting.contact_sheet import Shown
+
+    if predicted is None:
+        return []
+    return [
+        Shown(pixels, Path(each.image).name, each.label, each.probabilities[each.label])
+        for pixels, each in zip(_pixels(predicted.images), predicted.predictions, strict=True)
+    ]

@@ -1,0 +1,127 @@
+"""A sheet of pictures to look at: for each class those that it was given, and those that were taken for it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+from matplotlib.figure import Figure
+
+from fewstep.training.records import replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from matplotlib.axes import Axes
+
+_INK, _FAINT, _RULE = "#333333", "#7a7a7a", "#dddddd"
+_DPI = 120
+_CELL, _GAP, _CAPTION = 0.72, 0.1, 0.34
+"""Inches: side of a picture, space between pictures, and space for two lines below it."""
+_NAMES, _SUPPORT_COLUMNS, _COLUMNS = 1.4, 4, 8
+"""Inches for the names of classes; most pictures side by side."""
+_CLASSES, _LINES = 100, 4
+"""Most classes, and most lines of pictures for each: a sheet is for looking at."""
+
+
+class Shown(NamedTuple):
+    """A picture that was classified.
+
+    Attributes:
+        image: uint8 `[height, width]` or `[height, width, 3]`.
+        name: Its file's.
+        label: The class that it was taken for.
+        probability: Of that class.
+    """
+
+    image: np.ndarray
+    name: str
+    label: str
+    probability: float
+
+
+def contact_sheet(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequence[Shown], path: Path) -> None:
+    """Draw a row for each class: on the left its support pictures, on the right those taken for it, the surest first.
+
+    So a mistake is a picture that stands among others of another kind.
+
+    Args:
+        support: Pictures of each class.
+        predictions: All pictures that were classified; there may be none.
+        path: A .png file.
+
+    Raises:
+        RunError: It cannot be written.
+    """
+    classes = list(support)[:_CLASSES]
+    taken = {
+        name: sorted((s for s in predictions if s.label == name), key=lambda s: -s.probability) for name in classes
+    }
+    narrow = min(_SUPPORT_COLUMNS, max(len(images) for images in support.values()))
+    wide = min(_COLUMNS, max(len(shown) for shown in taken.values()))
+    lines = [
+        min(_LINES, max(math.ceil(len(support[name]) / narrow), math.ceil(len(taken[name]) / max(wide, 1))))
+        for name in classes
+    ]
+    line_height, step = _CELL + _CAPTION, _CELL + _GAP
+    right = _NAMES + narrow * step + 0.3
+    width, height = right + wide * step + 0.2, 0.55 + sum(lines) * line_height + 0.15
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    _text(axes, _NAMES, 0.33, "support", color=_FAINT)
+    if wide:
+        _text(axes, right, 0.33, "taken for this class, with its probability", color=_FAINT)
+    top = 0.5
+    for name, count in zip(classes, lines, strict=True):
+        axes.plot([0.15, width - 0.15], [top - 0.06, top - 0.06], color=_RULE, linewidth=0.8)
+        _text(axes, 0.15, top + _CELL / 2, _short(name, 15), fontweight="bold")
+        _block(axes, [(image, "", "") for image in support[name]], _NAMES, top, narrow, count)
+        _block(axes, [(s.image, _percent(s.probability), s.name) for s in taken[name]], right, top, wide, count)
+        top += count * line_height
+    if len(support) > len(classes):
+        _text(axes, 0.15, top + 0.1, f"and {len(support) - len(classes)} more classes", color=_FAINT)
+    with replaced(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box stands for it
+        figure.savefig(temporary, format="png")
+
+
+def _block(
+    axes: Axes, pictures: Sequence[tuple[np.ndarray, str, str]], left: float, top: float, columns: int, lines: int
+) -> None:
+    """Pictures with two lines of caption each, in columns; says how many there is no place for."""
+    for place, (image, above, below) in enumerate(pictures[: columns * lines]):
+        x = left + place % columns * (_CELL + _GAP)
+        y = top + place // columns * (_CELL + _CAPTION)
+        axes.imshow(
+            image,
+            extent=(x, x + _CELL, y + _CELL, y),
+            cmap="gray",
+            vmin=0,
+            vmax=255,
+            interpolation="nearest",
+            aspect="auto",
+        )
+        left_out = len(pictures) - columns * lines
+        if left_out > 0 and place == columns * lines - 1:
+            above, below = f"and {left_out} more", ""
+        _text(axes, x, y + _CELL + 0.08, above, fontsize=7)
+        _text(axes, x, y + _CELL + 0.19, _short(below, 14), fontsize=5.5, color=_FAINT)
+
+
+def _text(
+    axes: Axes, x: float, y: float, text: str, fontsize: float = 8.5, color: str = _INK, fontweight: str = "normal"
+) -> None:
+    style = {"fontsize": fontsize, "color": color, "fontweight": fontweight}
+    axes.text(x, y, text, style, verticalalignment="center", parse_math=False)
+
+
+def _short(name: str, letters: int) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 6]}…{name[-5:]}"
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.0f} %" if probability < 0.995 else "> 99 %"

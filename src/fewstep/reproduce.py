@@ -1,0 +1,176 @@
+"""The paper's tables again: what is missing is trained, or gone on with, and evaluated; the rest is taken as it is."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fewstep.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from fewstep.experiments.config import Recipe
+    from fewstep.reporting.tables import Reproduced
+    from fewstep.training.records import RunFolder
+
+
+class Row(NamedTuple):
+    """One line of a table.
+
+    Attributes:
+        name: What was learned, and how.
+        recipe: Bundled name.
+        shots: K at test.
+        steps: Gradient steps at test that are told.
+        settings: Over the recipe.
+        method: How a pretrained classifier solves the tasks.
+    """
+
+    name: str
+    recipe: str
+    shots: int
+    steps: tuple[int, ...]
+    settings: tuple[str, ...] = ()
+    method: str | None = None
+
+
+def _pretrained(name: str, method: str, steps: int) -> tuple[Row, Row]:
+    one, five = (
+        Row(f"MiniImagenet 5-way {shots}-shot, {name}", "miniimagenet-5way-pretrained", shots, (steps,), (), method)
+        for shots in (1, 5)
+    )
+    return one, five
+
+
+def _averaging(regularizer: str) -> Row:
+    settings = (f"algorithm.regularizer={regularizer}",)
+    return Row(f"separate networks averaged, {regularizer}", "sinusoid-averaging", 5, (1, 5, 10), settings)
+
+
+TABLES: dict[str, tuple[Row, ...]] = {
+    "table1": (
+        Row("Omniglot 5-way 1-shot, no convolutions", "omniglot-5way-1shot-nonconv", 1, (3,)),
+        Row("Omniglot 5-way 5-shot, no convolutions", "omniglot-5way-1shot-nonconv", 5, (3,)),
+        Row("Omniglot 5-way 1-shot", "omniglot-5way-1shot", 1, (3,)),
+        Row("Omniglot 5-way 5-shot", "omniglot-5way-1shot", 5, (3,)),
+        Row("Omniglot 5-way 1-shot, first-order", "omniglot-5way-1shot-first-order", 1, (3,)),
+        Row("Omniglot 5-way 5-shot, first-order", "omniglot-5way-1shot-first-order", 5, (3,)),
+        Row("Omniglot 20-way 1-shot", "omniglot-20way-1shot", 1, (5,)),
+        Row("Omniglot 20-way 5-shot", "omniglot-20way-1shot", 5, (5,)),
+        *_pretrained("pretrained and fine-tuned", "finetune", 10),
+        *_pretrained("nearest neighbour", "nearest_neighbour", 0),
+        Row("MiniImagenet 5-way 1-shot, first-order", "miniimagenet-5way-1shot-first-order", 1, (10,)),
+        Row("MiniImagenet 5-way 5-shot, first-order", "miniimagenet-5way-5shot-first-order", 5, (10,)),
+        Row("MiniImagenet 5-way 1-shot", "miniimagenet-5way-1shot", 1, (10,)),
+        Row("MiniImagenet 5-way 5-shot", "miniimagenet-5way-5shot", 5, (10,)),
+    ),
+    "table2": (
+        Row("MAML", "sinusoid-10shot", 5, (1, 5, 10)),
+        Row("pretrained on all tasks", "sinusoid-pretrained", 5, (1, 5, 10)),
+        _averaging("none"),
+        _averaging("l2"),
+        _averaging("to_mean"),
+    ),
+    "table3": (
+        Row("Omniglot 5-way 1-shot, context adapted alone", "omniglot-5way-1shot-context", 1, (3,)),
+        Row("Omniglot 5-way 5-shot, context adapted alone", "omniglot-5way-1shot-context", 5, (3,)),
+    ),
+}
+
+
+def reproduce(
+    table: str,
+    out: Path,
+    train: Callable[[Recipe, Path], None],
+    *,
+    only: str = "*",
+    iterations: int | None = None,
+    seed: int = 0,
+    data: Path | None = None,
+    device: str = "cpu",
+) -> Iterator[Reproduced]:
+    """Go through a table of the paper, row by row.
+
+    Args:
+        table: Which: a key of `TABLES`.
+        out: Holds a run for each recipe.
+        train: Trains a recipe in a folder, or goes on with the run in there.
+        only: Pattern of the recipes to go through.
+        iterations: Train no run for longer.
+        seed: Of the runs.
+        data: Folder that holds the data sets.
+        device: Where to compute.
+
+    Yields:
+        A row and its evaluations: as many queries as shots; for images also 15 queries, and the `support` policy.
+
+    Raises:
+        FewstepError: There is no such table or row; or training or evaluation fails.
+    """
+    rows = [row for row in TABLES.get(table, ()) if fnmatchcase(row.recipe, only)]
+    if not rows:
+        known = TABLES.get(table)
+        choices = ", ".join(TABLES) if known is None else ", ".join(dict.fromkeys(row.recipe for row in known))
+        raise RecipeError(
+            f"A table to reproduce, and recipes in it, must be among {choices}: got {table if known is None else only}."
+        )
+    for row in rows:
+        run = _trained(row, out, train, iterations, seed)
+        yield _reproduced(row, run, data, device)
+
+
+def _trained(
+    row: Row, out: Path, train: Callable[[Recipe, Path], None], iterations: int | None, seed: int
+) -> RunFolder:
+    from fewstep.experiments.recipe_files import load_recipe
+    from fewstep.experiments.runs import recipe_of
+    from fewstep.experiments.train_run import with_recorded_choices
+    from fewstep.training.records import RunFolder, contents
+
+    settings = [*row.settings, f"seed={seed}"]
+    folder = out / "-".join([row.recipe, *(setting.partition("=")[2] for setting in row.settings), f"seed{seed}"])
+    wanted = load_recipe(row.recipe, settings).meta.iterations
+    wanted = wanted if iterations is None else min(wanted, iterations)
+    if "config.json" in contents(folder):
+        wanted = max(wanted, recipe_of(RunFolder(folder)).meta.iterations)
+    settings = with_recorded_choices(folder, [*settings, f"meta.iterations={wanted}"])
+    train(load_recipe(row.recipe, settings), folder)
+    return RunFolder(folder)
+
+
+def _reproduced(row: Row, run: RunFolder, data: Path | None, device: str) -> Reproduced:
+    from fewstep.experiments.runs import recipe_of
+    from fewstep.reporting.tables import Reproduced
+
+    recipe = recipe_of(run)
+    asked: list[dict[str, Any]] = [{"shots": row.shots, "queries": row.shots}]
+    if getattr(recipe.tasks, "ways", None) is not None:
+        asked += [{"shots": row.shots, "queries": 15}]
+        asked += [{"shots": row.shots, "queries": row.shots, "normalization": "support"}]
+    if row.method:
+        asked = [each | {"method": row.method} for each in asked]
+    evaluations = [_evaluated(run, recipe, each, data, device) for each in asked]
+    return Reproduced(row.name, row.steps, recipe.meta.iterations, evaluations)
+
+
+def _evaluated(run: RunFolder, recipe: Recipe, asked: dict[str, Any], data: Path | None, device: str) -> dict[str, Any]:
+    """An evaluation that the run has already, or a new one."""
+    from fewstep.experiments.evaluate_run import evaluate
+    from fewstep.experiments.recipe_files import evaluation_plan
+    from fewstep.reporting.reading import evaluations
+
+    plan = evaluation_plan(recipe, asked)
+    wanted = {"split": "test", "checkpoint": "best", "tasks": plan.tasks, "evaluation_seed": plan.seed}
+    wanted |= {key: getattr(plan, key) for key in ("shots", "queries", "normalization")}
+    wanted |= {"algorithm": plan.method or recipe.algorithm.kind}
+    try:
+        stored = evaluations(run)
+    except RunError:  # there are none yet
+        stored = []
+    for evaluation in stored:
+        same_steps = len(evaluation["steps"]) == plan.steps + 1
+        if same_steps and all(evaluation.get(key) == value for key, value in wanted.items()):
+            return evaluation
+    return evaluate(run, **asked, data=data, device=device)

@@ -1,0 +1,335 @@
+"""Pictures as tensors: any file that Pillow reads, prepared in one way that a run can store and repeat.
+
+For pictures of a user's own, one folder for each class:
+
+    preparation = Preparation(image_size=28, channels=1, invert="auto")
+    classes = list_classes(folder)                               # {"alpha": [files], "beta": [files]}
+    support = read_pictures(classes["alpha"], preparation)       # uint8 [pictures, channels, height, width]
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+import warnings
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, Self, final
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fewstep.errors import DataError
+from fewstep.tasks.archives import Member, Reader, list_members, listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+"""What is decoded. Pillow knows more, among them some that run other programs."""
+_READABLE = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_SUFFIXES = (*_READABLE, ".heic", ".heif", ".avif", ".jxl", ".svg")
+"""Names of pictures. Those that are not readable are told of, rather than passed over."""
+
+_ADVICE = "Replace these files or take them away."
+
+
+@final
+@dataclass(frozen=True)
+class Preparation:
+    """How a picture becomes what a model sees: stored with a run, and applied to all that it is ever shown.
+
+    Attributes:
+        image_size: Height and width, in pixels.
+        channels: 1 for grey levels, 3 for red, green and blue.
+        invert: Turn dark on light into light on dark, for grey levels: always, never, or where the picture's
+            border is light ("auto"). Drawings of either kind are then bright ink on dark paper.
+        fit: What is done to a picture that is not square: "pad" it with the colour of its border, "crop" the
+            middle, or "stretch" it.
+        resampling: The filter for changing the size.
+
+    Raises:
+        DataError: A value is none of these.
+    """
+
+    image_size: int
+    channels: Literal[1, 3] = 3
+    invert: Literal["auto"] | bool = False
+    fit: Literal["pad", "crop", "stretch"] = "pad"
+    resampling: Literal["lanczos"] = "lanczos"
+
+    def __post_init__(self) -> None:
+        possible = {
+            "image_size": isinstance(self.image_size, int) and self.image_size > 0,
+            "channels": self.channels in (1, 3),
+            "invert": self.invert in ("auto", True, False) and (self.channels == 1 or self.invert is False),
+            "fit": self.fit in ("pad", "crop", "stretch"),
+            "resampling": self.resampling == "lanczos",
+        }
+        wrong = [f"{name}={getattr(self, name)!r}" for name, fine in possible.items() if not fine]
+        if wrong:
+            raise DataError(
+                "A preparation of pictures has a positive image_size, channels 1 or 3, invert 'auto', true or false "
+                "(false for colour), fit 'pad', 'crop' or 'stretch' and resampling 'lanczos': got "
+                f"{', '.join(wrong)}. Correct these."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            DataError: A value is missing, unknown or impossible.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise DataError(
+                f"A preparation of pictures has the values {', '.join(sorted(names))}: got "
+                f"{', '.join(sorted(values)) or 'none'}. Restore what the run stored."
+            )
+        return cls(**values)
+
+
+def list_classes(folder: Path) -> dict[str, list[Member]]:
+    """The classes of a folder, or of a zip archive of it: each folder that holds pictures is one.
+
+    A class is called after its folder, with those above it where there are several levels ("Greek/alpha"); folders
+    around all classes do not count. Files that are no pictures by their name are passed over.
+
+    Args:
+        folder: The folder or archive.
+
+    Returns:
+        For each class its pictures; classes and pictures sorted by name.
+
+    Raises:
+        DataError: There are no pictures, or some lie outside of class folders or beside further folders.
+    """
+    if not folder.exists():
+        raise DataError(f"A folder or zip archive of pictures was expected: there is no {folder}. Check the path.")
+    found: dict[PurePosixPath, list[Member]] = {}
+    for member in list_members(folder):
+        path = PurePosixPath(member.name)
+        if path.suffix.lower() in _SUFFIXES:
+            found.setdefault(path.parent, []).append(member)
+    if not found:
+        raise DataError(
+            f"{folder} must hold pictures ({', '.join(_READABLE)}), a folder for each class: there are none. "
+            "Check the path, and the names of the files."
+        )
+    _check_places(folder, found)
+    outer = _common_length(list(found))
+    classes = {_class_name(folder, path, outer): members for path, members in found.items()}
+    return {name: classes[name] for name in sorted(classes)}
+
+
+def list_pictures(path: Path) -> list[Member]:
+    """One picture, or all those of a folder or zip archive, at any depth, sorted by name.
+
+    Args:
+        path: A picture, a folder or an archive. Files that are no pictures by their name are passed over in these.
+
+    Raises:
+        DataError: There are none.
+    """
+    if path.is_file() and path.suffix.lower() != ".zip":
+        return [Member(path.parent, path.name)]
+    found = [each for each in list_members(path) if PurePosixPath(each.name).suffix.lower() in _SUFFIXES]
+    if not found:
+        raise DataError(
+            f"{path} must be or hold pictures ({', '.join(_READABLE)}): there are none. Check the path, and the names "
+            "of the files."
+        )
+    return found
+
+
+def read_picture(picture: Path | Member | bytes, preparation: Preparation) -> Tensor:
+    """One picture, prepared.
+
+    Args:
+        picture: A file, a member of an archive, or a file's bytes.
+        preparation: What to do to it.
+
+    Returns:
+        uint8 `[channels, height, width]`.
+
+    Raises:
+        DataError: It is no readable picture; says why.
+    """
+    if not isinstance(picture, bytes):
+        return read_pictures([picture], preparation)[0]
+    try:
+        with _strictly():
+            return _decoded(picture, preparation)
+    except Exception as error:  # broken files raise errors of many kinds
+        raise DataError(f"A picture must be readable: {_reason(error)}. Replace it.") from error
+
+
+def read_pictures(
+    pictures: Sequence[Path | Member],
+    preparation: Preparation,
+    advice: str = _ADVICE,
+) -> Tensor:
+    """Pictures, prepared.
+
+    Args:
+        pictures: Files, or members of archives.
+        preparation: What to do to them.
+        advice: What to do about unreadable ones.
+
+    Returns:
+        uint8 `[pictures, channels, height, width]`.
+
+    Raises:
+        DataError: Lists those that cannot be read, and why.
+    """
+    size = preparation.image_size
+    prepared = torch.empty(len(pictures), preparation.channels, size, size, dtype=torch.uint8)
+    unreadable: list[str] = []
+    for index, read in enumerate(_each(pictures, preparation)):
+        if isinstance(read, str):
+            unreadable.append(read)
+        else:
+            prepared[index] = read
+    _require_readable(len(pictures), unreadable, advice)
+    return prepared
+
+
+def check_pictures(pictures: Sequence[Path | Member]) -> None:
+    """Read pictures without keeping them.
+
+    Raises:
+        DataError: Lists those that cannot be read, and why.
+    """
+    unreadable = [read for read in _each(pictures, Preparation(1)) if isinstance(read, str)]
+    _require_readable(len(pictures), unreadable, _ADVICE)
+
+
+def _each(pictures: Sequence[Path | Member], preparation: Preparation) -> Iterator[Tensor | str]:
+    """Every picture prepared, or why it cannot be read."""
+    with Reader() as reader, _strictly():
+        for picture in pictures:
+            member = picture if isinstance(picture, Member) else Member(picture.parent, picture.name)
+            try:
+                yield _decoded(reader.read(member), preparation)
+            except Exception as error:  # broken files raise errors of many kinds
+                yield f"{member}: {_reason(error)}"
+
+
+def _require_readable(count: int, unreadable: list[str], advice: str) -> None:
+    if unreadable:
+        raise DataError(f"Each of {count} pictures must be readable; unreadable: {listing(unreadable)}\n{advice}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"no picture of a kind that is read ({', '.join(_FORMATS)})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _decoded(raw: bytes, preparation: Preparation) -> Tensor:
+    """The one path from a file to numbers; within `_strictly`."""
+    with Image.open(io.BytesIO(raw), formats=_FORMATS) as opened:
+        opened.load()  # of an animation, the first frame
+        image = _plain(_upright(opened), "L" if preparation.channels == 1 else "RGB")
+    pixels = np.array(_resized(image, preparation))
+    if preparation.channels == 3:
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+    invert = _border(pixels).mean() > 127.5 if preparation.invert == "auto" else preparation.invert
+    return torch.from_numpy(255 - pixels if invert else pixels).unsqueeze(0)
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """Pillow warns of pictures with more pixels than it likes and refuses those with twice as many: refuse both."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of odd metadata, which is not used
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera was held; a picture whose metadata are broken stays as it is."""
+    with suppress(Exception):
+        return ImageOps.exif_transpose(image)
+    return image
+
+
+def _plain(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    """8 bits for each channel, and white where it is transparent."""
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.float64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("its grey levels have more than 16 bits: save it with 8 or 16")
+        return Image.fromarray((levels / 257).round().astype(np.uint8)).convert(mode)
+    if image.mode == "F":
+        raise ValueError("its grey levels are fractions, of unknown range: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image.convert("RGBA"))
+        image = paper
+    return image.convert(mode)
+
+
+def _resized(image: Image.Image, preparation: Preparation) -> Image.Image:
+    size, lanczos = (preparation.image_size, preparation.image_size), Image.Resampling.LANCZOS
+    if preparation.fit == "crop":
+        return ImageOps.fit(image, size, lanczos)
+    if preparation.fit == "pad" and image.width != image.height:
+        return ImageOps.pad(image, size, lanczos, color=_border_colour(image))
+    return image.resize(size, lanczos)
+
+
+def _border_colour(image: Image.Image) -> int | tuple[int, ...]:
+    """The median of the outermost pixels, which is the paper's in a drawing."""
+    median = np.median(_border(np.asarray(image)), axis=0)
+    return int(median) if median.ndim == 0 else tuple(int(level) for level in median)
+
+
+def _border(pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def _check_places(folder: Path, found: Mapping[PurePosixPath, Sequence[Member]]) -> None:
+    loose = found.get(PurePosixPath("."), ())
+    if loose:
+        raise DataError(
+            f"Every picture in {folder} must lie in the folder of its class: {listing([m.name for m in loose])}\n"
+            "Make a folder for each class and move them there."
+        )
+    holders = set(found)
+    mixed = sorted({above for path in found for above in path.parents if above in holders})
+    if mixed:
+        raise DataError(
+            f"A folder in {folder} must hold either pictures or further folders of them, so that it is clear what a "
+            f"class is: {listing([str(path) for path in mixed])}\nMove the pictures that lie beside folders."
+        )
+
+
+def _common_length(paths: Sequence[PurePosixPath]) -> int:
+    """How many folders, from the outermost, are around all classes; the class's own is none of them."""
+    length = min(len(path.parts) for path in paths) - 1
+    while length and len({path.parts[:length] for path in paths}) > 1:
+        length -= 1
+    return length
+
+
+def _class_name(folder: Path, path: PurePosixPath, outer: int) -> str:
+    name = unicodedata.normalize("NFC", "/".join(path.parts[outer:]))  # macOS writes accents apart
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"Names of classes must be Unicode: {folder} has the folder {str(path)!a}. Rename it."
+        ) from None
+    return name

@@ -1,0 +1,131 @@
+"""From a recipe's images to tasks, and what a run remembers of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+import fewstep
+from fewstep.core.rng import generator
+from fewstep.errors import DataError, RecipeError
+from fewstep.experiments.build import build_model
+from fewstep.experiments.data import load_data
+from fewstep.experiments.recipe_files import load_recipe
+
+TINY = ["meta.iterations=2", "meta.batch_size=2", "execution.over_tasks=sequential", "evaluate={tasks=2, steps=1}"]
+RECIPE = """
+tasks.kind = "folder"
+tasks.path = "mine"
+tasks.image_size = 8
+tasks.channels = 1
+tasks.invert = "auto"
+tasks.ways = 2
+tasks.fractions = [0.4, 0.3, 0.3]
+model = { kind = "convnet", filters = 2, blocks = 2 }
+algorithm = { kind = "fomaml", inner_lr = 0.1 }
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """A recipe beside a folder of ten classes with 2, 3, 4, ... pictures."""
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    for number in range(10):
+        place = tmp_path / "mine" / f"class {number}"
+        place.mkdir(parents=True)
+        for picture in range(2 + number):
+            image = Image.new("L", (12, 12), 255)
+            image.paste(20 * number, (3, 3, 9, 5 + picture % 4))
+            image.save(place / f"{picture}.png")
+    (tmp_path / "mine.toml").write_text(RECIPE)
+    return tmp_path / "mine.toml"
+
+
+def test_a_folder_of_pictures_trains_resumes_and_evaluates(recipe, tmp_path):
+    run = fewstep.train(recipe, out=tmp_path / "run", settings=TINY)
+    record = json.loads((run.path / "data.json").read_text())
+    assert record["counts"]["train"]["classes"] == 4
+    assert sum(split["pictures"] for split in record["counts"].values()) == 65
+    assert {split: len(names) for split, names in record["splits"].items()} == {"train": 4, "val": 3, "test": 3}
+    assert record["preparation"]["invert"] == "auto"
+    assert record["folder"] == str((tmp_path / "mine").resolve())
+    fewstep.train(recipe, out=tmp_path / "run", settings=[*TINY, "meta.iterations=3"], resume=True)
+    assert fewstep.evaluate(run)["tasks"] == 2
+
+
+def test_pictures_that_changed_end_a_run(recipe, tmp_path):
+    run = fewstep.train(recipe, out=tmp_path / "run", settings=TINY)
+    shutil.copy(tmp_path / "mine" / "class 0" / "0.png", tmp_path / "mine" / "class 0" / "2.png")
+    with pytest.raises(DataError, match="goes on with the data it was trained with"):
+        fewstep.evaluate(run)
+
+
+def test_the_stored_split_is_used_again_whatever_the_recipe_says(recipe):
+    loaded = load_recipe(recipe)
+    record = load_data(loaded).record
+    moved = record | {"splits": {"train": record["splits"]["test"], "val": [], "test": record["splits"]["train"]}}
+    assert load_data(loaded, stored=moved).record["splits"] == moved["splits"]
+
+
+def test_classes_with_too_few_pictures_are_listed_by_name(recipe):
+    data = load_data(load_recipe(recipe))
+    [split] = [split for split, names in data.record["splits"].items() if "class 0" in names]
+    with pytest.raises(RecipeError, match=rf"Split '{split}' has too few images.*fewer than 4: .*class 0 has 2.*Lower"):
+        data.distribution(split, 2, 2)
+
+
+def test_the_data_of_miniimagenet_are_told_in_the_record(small_miniimagenet, shared_cache, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CACHE", str(shared_cache))
+    data = load_data(load_recipe("miniimagenet-5way-1shot"), small_miniimagenet)
+    assert data.record["counts"]["val"] == {"classes": 16, "pictures": 320, "fewest": 20, "most": 20}
+    assert data.record["preparation"]["fit"] == "stretch"
+    assert data.at_once == 5  # 50 tasks of such images fill a machine's memory
+    tasks = data.distribution("test", 1, 2).sample(3, generator(0))
+    assert tasks.query.inputs.shape == (3, 10, 3, 84, 84)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("tasks.invert=true", None),
+        ("tasks.channels=3", "tasks.invert goes with tasks.channels = 1"),
+        ("tasks.channels=2", "tasks.channels"),
+        ("tasks.image_size=0", "tasks.image_size"),
+        (
+            "tasks.size=8",
+            "unknown key. Valid keys here: ways, shots, queries, rotate, kind, path, image_size, channels",
+        ),
+        ("tasks.fractions=[0.5, 0.5, 0.5]", "must sum to 1"),
+        ("model.blocks=4", "model.blocks = 4 halve an image of 8 pixels to nothing: at most 3 leave one"),
+        ("loss.kind=mse", "does not fit tasks.kind = 'folder'"),
+    ],
+)
+def test_settings_of_a_folder_are_checked(recipe, setting, words):
+    if words is None:
+        assert load_recipe(recipe, [setting])
+        return
+    with pytest.raises(RecipeError) as error:
+        load_recipe(recipe, [setting])
+    assert words in str(error.value)
+
+
+def test_more_pixels_allow_more_blocks():
+    for pixels, blocks in ((84, 6), (28, 4), (8, 3)):
+        for downsample in ("stride", "max_pool"):
+            values = {
+                "tasks": {"kind": "folder", "path": "x", "image_size": pixels},
+                "model": {
+                    "kind": "convnet",
+                    "filters": 2,
+                    "blocks": blocks,
+                    "downsample": downsample,
+                    "pool": "flatten",
+                },
+                "algorithm": {"kind": "maml"},
+            }
+            assert build_model(load_recipe(values)).head.in_features >= 2
+            with pytest.raises(RecipeError, match="to nothing"):
+                load_recipe(values, [f"model.blocks={blocks + 1}"])

@@ -1,0 +1,64 @@
+"""The paper's tables, measured again: only what is missing is done."""
+
+from __future__ import annotations
+
+import pytest
+
+from fewstep.errors import RecipeError
+from fewstep.experiments.recipe_files import bundled_recipes, load_recipe
+from fewstep.experiments.train_run import train as train_run
+from fewstep.reporting.tables import plain, reproduction_table
+from fewstep.reproduce import TABLES, reproduce
+
+SMALL = ["evaluate.tasks=5", "validation={every=10, tasks=4}", "evaluate.tune_inner_lr=[]"]
+
+
+class Trainer:
+    """Trains small versions; counts what it is asked for."""
+
+    def __init__(self):
+        self.iterations = []
+
+    def __call__(self, recipe, folder):
+        self.iterations.append(recipe.meta.iterations)
+        train_run(recipe, out=folder, settings=SMALL, resume=True)
+
+
+def rows(tmp_path, train, **options):
+    return list(reproduce("table2", tmp_path, train, only="sinusoid-[1p]*", **options))
+
+
+def test_every_row_has_a_recipe_that_tests_the_steps_that_are_told():
+    for row in (row for table in TABLES.values() for row in table):
+        recipe = load_recipe(row.recipe, row.settings)
+        assert max(row.steps) <= recipe.evaluate.steps
+        assert row.recipe in bundled_recipes()
+
+
+def test_runs_are_trained_evaluated_and_told_beside_the_paper(tmp_path):
+    maml, pretrained = rows(tmp_path, Trainer(), iterations=20)
+    table = plain(reproduction_table("Table 2", [maml, pretrained]))
+    assert "0.67 / 0.38 / 0.35" in table
+    assert "2.41 / 2.23 / 2.19" in table
+    assert {path.name for path in tmp_path.iterdir()} == {"sinusoid-10shot-seed0", "sinusoid-pretrained-seed0"}
+    assert [row.iterations for row in (maml, pretrained)] == [20, 20]
+    assert len(maml.evaluations[0]["steps"]) == 11
+
+
+def test_what_is_there_is_used_and_longer_runs_go_on(tmp_path):
+    train = Trainer()
+    first = rows(tmp_path, train, iterations=20)
+    again = rows(tmp_path, train, iterations=10)  # less than there is: left as it is
+    assert train.iterations == [20, 20, 20, 20]
+    assert [row.evaluations for row in again] == [row.evaluations for row in first]
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("evaluations/*.json")}
+    rows(tmp_path, train, iterations=20)
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("evaluations/*.json")}
+    longer = rows(tmp_path, train, iterations=30)
+    assert [row.iterations for row in longer] == [30, 30]
+
+
+@pytest.mark.parametrize(("table", "only", "names"), [("table9", "*", "table2"), ("table2", "nothing", "averaging")])
+def test_an_unknown_table_or_recipe_is_refused_with_those_there_are(tmp_path, table, only, names):
+    with pytest.raises(RecipeError, match=names):
+        list(reproduce(table, tmp_path, Trainer(), only=only))
