@@ -447,8 +447,8 @@ def omniglot_data(folder: FolderArgument) -> None:
 def miniimagenet_data(folder: FolderArgument) -> None:
     """Tell what to put into DIR for MiniImagenet, which cannot be downloaded freely, or check what is there."""
     with messages.status("Loading"):
-        from fewstep.tasks.miniimagenet import list_images
-    list_images(folder)
+        from fewstep.tasks.miniimagenet import check_images, list_images
+    check_images(list_images(folder))
     _report_data(folder)
 
 

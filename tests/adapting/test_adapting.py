@@ -12,6 +12,7 @@ from torch import nn
 
 import fewstep
 from fewstep.errors import DataError, FewstepError, RecipeError, RunError
+from fewstep.experiments import adapted_folder
 from fewstep.experiments.adapted_folder import load_adapted
 from fewstep.experiments.exporting import exported
 from fewstep.experiments.initialisation import initialisation
@@ -191,6 +192,36 @@ def test_a_damaged_folder_is_told_of(tmp_path, support, name):
     (folder / name).write_bytes(b"no such thing")
     with pytest.raises(RunError, match="Restore it from a copy"):
         fewstep.load(folder)
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_a_save_that_is_cut_off_is_told_of(tmp_path, support, monkeypatch, written):
+    folder = fewstep.adapt(READY, support).save(tmp_path / "model")
+    more = fewstep.adapt(folder, draw_support(tmp_path / "more", {"corner": 1, "slash": 2}))
+    files = [*adapted_folder._STATE, "config.json"][:written]
+
+    def stop_after(file, *_):
+        if file.name not in files:
+            raise KeyboardInterrupt
+        return replaced(file)
+
+    replaced = adapted_folder.replaced
+    monkeypatch.setattr(adapted_folder, "replaced", stop_after)
+    monkeypatch.setattr(adapted_folder, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        more.save(folder)
+    monkeypatch.undo()
+    if written == 1:  # the initialisation is what it was: all is as before
+        assert fewstep.load(folder).classes == tuple(RAGGED)
+    else:
+        with pytest.raises(RunError, match="is not the one that config"):
+            fewstep.load(folder)
+
+
+def test_another_checkpoint_of_an_adapted_model_is_refused(tmp_path, support):
+    folder = fewstep.adapt(READY, support).save(tmp_path / "model")
+    with pytest.raises(RecipeError, match="one initialisation"):
+        fewstep.adapt(folder, support, checkpoint="final")
 
 
 def test_an_adapted_model_is_no_run(tmp_path, support):

@@ -125,6 +125,24 @@ def test_a_frozen_head_is_refused():
         with_head("zero", MetaParams(model, {}), module, support, WAYS)
 
 
+def test_a_frozen_bias_is_refused_and_a_frozen_head_stays_for_as_many_classes():
+    module, meta, support = problem()
+    module.head.bias.requires_grad_(False)
+    without = MetaParams({name: value for name, value in meta.model.items() if name != "head.bias"}, {})
+    with pytest.raises(ValueError, match=r"head\.bias is frozen"):
+        with_head("zero", without, module, support, WAYS)
+    again = with_ways(module, TRAINED)
+    assert again is not module
+    assert torch.equal(again.head.bias, module.head.bias)
+
+
+def test_a_new_head_draws_no_random_numbers():
+    module, _, _ = problem()
+    before = torch.get_rng_state()
+    with_ways(module, WAYS)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_class_means_and_the_balanced_loss_weigh_classes_alike():
     values, labels = torch.tensor([[1.0], [3.0], [8.0]]), torch.tensor([0, 0, 1])
     assert class_means(values, labels, 2).tolist() == [[2.0], [8.0]]

@@ -16,7 +16,7 @@ from PIL import Image
 from fewstep.errors import DataError
 from fewstep.tasks import archives
 from fewstep.tasks.archives import Member, Reader
-from fewstep.tasks.images import Preparation, list_classes, read_picture, read_pictures
+from fewstep.tasks.images import Preparation, check_pictures, list_classes, read_picture, read_pictures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,6 +132,14 @@ def test_sizes_at_the_edge_are_pictures_too(size: tuple[int, int]) -> None:
         assert read_picture(encoded(Image.new("L", size, 90)), Preparation(8, channels=1, fit=fit)).max() <= 91
 
 
+def test_a_thin_strip_is_padded_and_checked(tmp_path: Path) -> None:
+    (tmp_path / "strip.png").write_bytes(encoded(halves(size=(300, 2))))
+    check_pictures([tmp_path / "strip.png"])
+    pixels = read_picture(tmp_path / "strip.png", COLOUR)
+    assert pixels.shape == (3, 8, 8)
+    assert (pixels != pixels[:, :1, :1]).any()  # not all of it is border
+
+
 @pytest.mark.parametrize("megapixels", [100, 200])
 def test_a_picture_of_too_many_pixels_is_refused_undecoded(megapixels: int) -> None:
     raw = encoded(Image.new("1", (1000 * megapixels, 1000)))
@@ -210,6 +218,19 @@ def test_each_folder_with_pictures_is_a_class_and_leftovers_are_passed_over(tmp_
         "dög": ["dög/c.png"],
     }
     assert read_pictures(classes["cat"], GREY).shape == (2, 1, 8, 8)
+
+
+def test_folders_whose_names_differ_in_their_accents_form_are_one_class(tmp_path: Path) -> None:
+    fill(tmp_path, "\u00e9/a.png", "e\u0301/b.png", "e\u0301/c.png", "z/d.png")
+    assert {name: len(pictures) for name, pictures in list_classes(tmp_path).items()} == {"z": 1, "\u00e9": 3}
+
+
+def test_linked_folders_are_classes_and_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", "c.png")
+    fill(tmp_path / "pictures", "a/a.png", "b/b.png")
+    (tmp_path / "pictures" / "c").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "pictures" / "again").symlink_to(tmp_path / "pictures", target_is_directory=True)
+    assert list(list_classes(tmp_path / "pictures")) == ["a", "b", "c"]
 
 
 def test_an_archive_has_the_classes_of_the_folder_it_was_made_of(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class AdaptedClassifier:
         ]
 
     def save(self, folder: str | Path) -> Path:
-        """Write it to a new folder, or to its own.
+        """Write it to a new folder, or to that which it was loaded or goes on from.
 
         Raises:
             RunError: Something else is there, or the folder cannot be written to.

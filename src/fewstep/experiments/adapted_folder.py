@@ -25,6 +25,7 @@ from safetensors.torch import load_file, load_model, save
 from fewstep.errors import RunError
 from fewstep.experiments.adapted import AdaptedClassifier
 from fewstep.experiments.build import build_model
+from fewstep.experiments.exporting import FILES
 from fewstep.experiments.initialisation import Initialisation
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.experiments.runs import learner_from
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _STATE = ("init.safetensors", "support.safetensors", "model.safetensors")
-_EXTRAS = ("contact-sheet.png", "model.onnx", "model.pt2")
+_EXTRAS = ("contact-sheet.png", *FILES.values())
 """Made from the model, and stale when it changes."""
 
 
@@ -69,7 +70,9 @@ def check_place(folder: Path, own: Path | None = None) -> None:
 
 
 def save_adapted(classifier: AdaptedClassifier, folder: str | Path) -> Path:
-    """Write a classifier to a new folder, or to its own. What makes it complete, config.json, comes last.
+    """Write a classifier to a new folder, or to that which it was loaded or goes on from.
+
+    What makes it complete, config.json, comes last, and tells of the other files: a save that is cut off is noticed.
 
     Raises:
         RunError: Something else is there, or the folder cannot be written to.
@@ -83,7 +86,8 @@ def save_adapted(classifier: AdaptedClassifier, folder: str | Path) -> Path:
     except OSError as error:
         raise RunError(f"--out must be a folder to write to: {folder}: {error.strerror}. Choose another.") from None
     start = classifier.initialisation
-    save_meta(folder / "init.safetensors", start.meta, {"constants": start.constants})
+    if classifier.folder is None or classifier.folder.resolve() != folder.resolve():  # its own has it
+        save_meta(folder / "init.safetensors", start.meta, {"constants": start.constants})
     # By number: names of classes may be any text.
     pictures = {str(index): images for index, images in enumerate(classifier.support.values())}
     _write(folder / "support.safetensors", pictures)
@@ -116,8 +120,9 @@ def load_adapted(folder: str | Path, model: nn.Module | None = None) -> AdaptedC
         )
     try:
         config = stored["adapted"]
-        if _fingerprint(folder / "model.safetensors") != config["fingerprint"]:
-            raise ValueError("model.safetensors is not the one that config.json tells of")
+        for name, fingerprint in config["fingerprints"].items():
+            if _fingerprint(folder / name) != fingerprint:
+                raise ValueError(f"{name} is not the one that config.json tells of")
         recipe = load_recipe(config["recipe"], where=str(folder / "config.json"))
         learner = learner_from(folder / "init.safetensors", recipe, model=model)
         start = Initialisation(
@@ -173,7 +178,7 @@ def _described(classifier: AdaptedClassifier, folder: Path) -> dict[str, Any]:
         "preparation": start.preparation.to_dict(),
         "model": start.recipe.model.kind,
         "source": start.source,
-        "fingerprint": _fingerprint(folder / "model.safetensors"),
+        "fingerprints": {name: _fingerprint(folder / name) for name in _STATE},
         "fewstep": metadata.version("fewstep"),
         "recipe": recipe_values(start.recipe),
     }

@@ -68,6 +68,10 @@ def adapt(
         FewstepError: The run was not trained on pictures, or there are too few classes or unreadable pictures.
     """
     if isinstance(run, str | Path) and is_adapted(run):
+        if checkpoint != "best":
+            raise RecipeError(
+                f"An adapted model has one initialisation: got checkpoint={checkpoint!r}. Leave it, or name the run."
+            )
         run = load_adapted(run, model)
     before = run if isinstance(run, AdaptedClassifier) else None
     start = run.initialisation if isinstance(run, AdaptedClassifier) else initialisation(run, model, checkpoint)

@@ -61,14 +61,15 @@ def exported(classifier: AdaptedClassifier, format: Format) -> bytes:  # noqa: A
     try:
         with _quietly():
             raw = write(classifier, images, about)
-            function = read(raw)
+            _compare(classifier, read(raw), images, format)
+    except FewstepError:
+        raise
     except Exception as error:  # exporters raise errors of many kinds
         reason = str(error).strip().partition("\n")[0]
         raise FewstepError(
             f"The adapted model cannot be exported as {format} ({type(error).__name__}: {reason}). Try the other "
             "format, or use model.safetensors."
         ) from error
-    _compare(classifier, function, images, format)
     return raw
 
 

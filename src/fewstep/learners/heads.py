@@ -20,7 +20,7 @@ all logits, and to no gradient, since sum_c (p_c - y_c) = 0.
 from __future__ import annotations
 
 import copy
-from typing import Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def ways_of(module: nn.Module) -> int:
 
 
 def with_ways(module: nn.Module, ways: int) -> nn.Module:
-    """A copy of a module whose head has another number of outputs, with parameters of no meaning yet.
+    """A copy of a module whose head has a number of outputs: as it is, or else with parameters of no meaning yet.
 
     Args:
         module: Any module with a head; see `head_name`.
@@ -62,7 +62,10 @@ def with_ways(module: nn.Module, ways: int) -> nn.Module:
     """
     module, head = copy.deepcopy(module), head_name(module)
     old = cast("nn.Linear", module.get_submodule(head))
-    new = nn.Linear(old.in_features, ways, cast("Tensor | None", old.bias) is not None).to(old.weight)
+    if old.out_features == ways:
+        return module
+    has_bias = cast("Tensor | None", old.bias) is not None
+    new = cast("Any", nn.utils).skip_init(nn.Linear, old.in_features, ways, has_bias).to(old.weight)
     for name, parameter in new.named_parameters():
         parameter.requires_grad_(old.get_parameter(name).requires_grad)
     module.set_submodule(head, new)
@@ -111,9 +114,10 @@ def with_head(
         return meta
     head = head_name(module)
     weight, bias = f"{head}.weight", f"{head}.bias"
-    names = [name for name in (weight, bias) if name in meta.model]
-    if weight not in names:
-        raise ValueError(f"A head for other classes must be learned: {weight} is frozen. Set its requires_grad.")
+    names = [name for name in (weight, bias) if name in dict(module.named_parameters())]
+    frozen = [name for name in names if name not in meta.model]
+    if frozen:
+        raise ValueError(f"A head for other classes must be learned: {frozen[0]} is frozen. Set its requires_grad.")
     rows = {name: _mean_row(meta.model[name], ways) for name in names}
     if policy == "zero":
         rows = {name: torch.zeros_like(row) for name, row in rows.items()}

@@ -110,7 +110,9 @@ def _is_hidden(name: str) -> bool:
 
 def _folder_members(place: Path) -> Iterator[Member]:
     try:
-        for folder, _, names in os.walk(place, onerror=_raise):  # Path.rglob passes over folders it cannot read
+        # Path.rglob passes over folders that it cannot read.
+        for folder, folders, names in os.walk(place, onerror=_raise, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_back(Path(folder, name))]
             for file in (Path(folder, name) for name in names):
                 if file.is_file():
                     status = file.stat()
@@ -119,6 +121,11 @@ def _folder_members(place: Path) -> Iterator[Member]:
         raise DataError(
             f"{place} must be a readable folder: {error.strerror} ({error.filename}). Check its permissions."
         ) from error
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.parents}
 
 
 def _raise(error: OSError) -> None:

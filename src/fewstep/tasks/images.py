@@ -127,8 +127,10 @@ def list_classes(folder: Path) -> dict[str, list[Member]]:
         )
     _check_places(folder, found)
     outer = _common_length(list(found))
-    classes = {_class_name(folder, path, outer): members for path, members in found.items()}
-    return {name: classes[name] for name in sorted(classes)}
+    classes: dict[str, list[Member]] = {}
+    for path, members in found.items():  # two folders may have one name, written in two ways
+        classes.setdefault(_class_name(folder, path, outer), []).extend(members)
+    return {name: sorted(classes[name]) for name in sorted(classes)}
 
 
 def list_pictures(path: Path) -> list[Member]:
@@ -209,7 +211,7 @@ def check_pictures(pictures: Sequence[Path | Member]) -> None:
     Raises:
         DataError: Lists those that cannot be read, and why.
     """
-    unreadable = [read for read in _each(pictures, Preparation(1)) if isinstance(read, str)]
+    unreadable = [read for read in _each(pictures, Preparation(1, fit="stretch")) if isinstance(read, str)]
     _require_readable(len(pictures), unreadable, _ADVICE)
 
 
@@ -269,8 +271,8 @@ def _plain(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
     """8 bits for each channel, and white where it is transparent."""
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.float64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("its grey levels have more than 16 bits: save it with 8 or 16")
+        if levels.min() < 0 or levels.max() > 65535 or (image.mode == "I" and levels.max() <= 255):
+            raise ValueError("its grey levels have more than 16 bits, or an unknown range: save it with 8 or 16")
         return Image.fromarray((levels / 257).round().astype(np.uint8)).convert(mode)
     if image.mode == "F":
         raise ValueError("its grey levels are fractions, of unknown range: save it with 8 or 16 bits")
@@ -286,8 +288,17 @@ def _resized(image: Image.Image, preparation: Preparation) -> Image.Image:
     if preparation.fit == "crop":
         return ImageOps.fit(image, size, lanczos)
     if preparation.fit == "pad" and image.width != image.height:
-        return ImageOps.pad(image, size, lanczos, color=_border_colour(image))
+        return _padded(image, preparation.image_size, lanczos)
     return image.resize(size, lanczos)
+
+
+def _padded(image: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
+    """In the middle of a square of its border's colour. `ImageOps.pad` shrinks thin strips to nothing."""
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new(image.mode, (size, size), _border_colour(image))
+    square.paste(image.resize((width, height), resampling), ((size - width) // 2, (size - height) // 2))
+    return square
 
 
 def _border_colour(image: Image.Image) -> int | tuple[int, ...]:
