@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fewstep.errors import FewstepError
     from fewstep.experiments.adapting import adapt
     from fewstep.experiments.evaluate_run import evaluate
-    from fewstep.experiments.runs import load, ready, standardization
+    from fewstep.experiments.loading import load
+    from fewstep.experiments.runs import ready, standardization
     from fewstep.experiments.train_run import train
     from fewstep.learners.supervised import SupervisedLearner
     from fewstep.tasks.few_shot import FewShot
@@ -42,7 +43,8 @@ _HOME = {
     "fewstep.errors": ("FewstepError",),
     "fewstep.experiments.adapting": ("adapt",),
     "fewstep.experiments.evaluate_run": ("evaluate",),
-    "fewstep.experiments.runs": ("load", "ready", "standardization"),
+    "fewstep.experiments.loading": ("load",),
+    "fewstep.experiments.runs": ("ready", "standardization"),
     "fewstep.experiments.train_run": ("train",),
     "fewstep.learners.supervised": ("SupervisedLearner",),
     "fewstep.tasks.few_shot": ("FewShot",),

@@ -29,46 +29,6 @@ READY = Path(__file__).parent.parent / "ready"
 """Runs that come with fewstep: config, final meta-parameters and evaluations."""
 
 
-def load(
-    run: str | Path | RunFolder,
-    *,
-    model: nn.Module | None = None,
-    loss: Loss | None = None,
-    checkpoint: str = "best",
-    device: str = "cpu",
-) -> BuiltLearner | Any:
-    """A learner with the meta-parameters of a run: adapt it, evaluate it, or look at `learner.meta`.
-
-    Of a folder made by `adapt` it is the `AdaptedClassifier`. The type says `Any` beside the learner, so that neither
-    needs a cast.
-
-    Args:
-        run: A run folder, the name of a ready initialisation (see `ready`), or the folder of an adapted model.
-        model: The module that the run was trained with, if it was passed from Python.
-        loss: The loss, likewise.
-        checkpoint: "best" by validation, or "final".
-        device: Where to compute.
-
-    Returns:
-        The learner; `learner.adapt(support, steps)` gives a model adapted to one task.
-
-    Raises:
-        FewstepError: The folder is no finished run, or the model is not the one it was trained with.
-    """
-    from fewstep.experiments.adapted_folder import is_adapted, load_adapted  # which loads an initialisation from here
-
-    if not isinstance(run, RunFolder) and is_adapted(run):
-        if loss is not None or (checkpoint, device) != ("best", "cpu"):
-            raise FewstepError(
-                f"An adapted model has no loss or checkpoints, and computes on the CPU: {run} is one, and one of these "
-                "was asked for. Leave them out; its `.module` may be moved."
-            )
-        return load_adapted(run, model)
-    folder = open_run(run)
-    recipe = recipe_of(folder)
-    return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device)
-
-
 def ready() -> list[str]:
     """Names of the trained initialisations that come with fewstep: `load` and `evaluate` take them for a run."""
     return sorted(path.parent.name for path in READY.glob("*/config.json"))

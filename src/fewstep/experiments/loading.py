@@ -1,0 +1,56 @@
+"""`fewstep.load`: whatever a folder holds that was learned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fewstep.errors import FewstepError
+from fewstep.experiments.adapted_folder import is_adapted, load_adapted
+from fewstep.experiments.runs import load_learner, open_run, recipe_of
+from fewstep.training.records import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from fewstep.experiments.build import BuiltLearner
+    from fewstep.learners.supervised import Loss
+
+
+def load(
+    run: str | Path | RunFolder,
+    *,
+    model: nn.Module | None = None,
+    loss: Loss | None = None,
+    checkpoint: str = "best",
+    device: str = "cpu",
+) -> BuiltLearner | Any:
+    """A learner with the meta-parameters of a run: adapt it, evaluate it, or look at `learner.meta`.
+
+    Of a folder made by `adapt` it is the `AdaptedClassifier`. The type says `Any` beside the learner, so that neither
+    needs a cast.
+
+    Args:
+        run: A run folder, the name of a ready initialisation (see `ready`), or the folder of an adapted model.
+        model: The module that the run was trained with, if it was passed from Python.
+        loss: The loss, likewise.
+        checkpoint: "best" by validation, or "final".
+        device: Where to compute.
+
+    Returns:
+        The learner; `learner.adapt(support, steps)` gives a model adapted to one task.
+
+    Raises:
+        FewstepError: The folder is no finished run, or the model is not the one it was trained with.
+    """
+    if not isinstance(run, RunFolder) and is_adapted(run):
+        if loss is not None or (checkpoint, device) != ("best", "cpu"):
+            raise FewstepError(
+                f"An adapted model has no loss or checkpoints, and computes on the CPU: {run} is one, and one of these "
+                "was asked for. Leave them out; its `.module` may be moved."
+            )
+        return load_adapted(run, model)
+    folder = open_run(run)
+    recipe = recipe_of(folder)
+    return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device)
