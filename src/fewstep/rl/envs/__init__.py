@@ -1,0 +1,1 @@
+"""Families of environments whose members are the tasks."""
