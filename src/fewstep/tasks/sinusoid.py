@@ -13,11 +13,27 @@ from fewstep.core.types import Batch, Task
 from fewstep.tasks.task import Curve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Generator, Tensor
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, math.pi)
 INPUT = (-5.0, 5.0)
+
+
+class _Uniform:
+    """U[low, high], its bounds in tensors: with Python's numbers, scaling would take as long again as drawing."""
+
+    def __init__(self, low: float | Sequence[float], high: float | Sequence[float]) -> None:
+        lowest, highest = (torch.tensor(end, dtype=torch.float64)[..., None, None, None] for end in (low, high))
+        self.low, self.span = lowest.float(), (highest - lowest).float()
+
+    def draw(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        return torch.rand(shape, generator=generator).mul_(self.span).add_(self.low)
+
+
+_FUNCTIONS, _INPUTS = _Uniform(*zip(AMPLITUDE, PHASE, strict=True)), _Uniform(*INPUT)
 
 
 @final
@@ -43,8 +59,7 @@ class Sinusoid:
     def sample(self, num_tasks: int, generator: Generator) -> Task:
         """Draw tasks: inputs `[tasks, examples, 1]` (or 3 with `reveal`), targets `[tasks, examples, 1]`."""
         functions = self._functions(num_tasks, generator)
-        examples = self.shots + self.queries
-        inputs = _uniform(INPUT, (num_tasks, examples, 1), generator)
+        inputs = _INPUTS.draw((num_tasks, self.shots + self.queries, 1), generator)
         batch = self._batch(inputs, functions)
         k = self.shots
         return Task(Batch(batch.inputs[:, :k], batch.targets[:, :k]), Batch(batch.inputs[:, k:], batch.targets[:, k:]))
@@ -52,31 +67,22 @@ class Sinusoid:
     def curve(self, generator: Generator, points: int = 200) -> Curve:
         """Draw one task, with its true function on a grid over the whole input range."""
         functions = self._functions(1, generator)
-        support = self._batch(_uniform(INPUT, (1, self.shots, 1), generator), functions)
-        query = self._batch(_uniform(INPUT, (1, self.queries, 1), generator), functions)
+        support = self._batch(_INPUTS.draw((1, self.shots, 1), generator), functions)
+        query = self._batch(_INPUTS.draw((1, self.queries, 1), generator), functions)
         grid = self._batch(torch.linspace(*INPUT, points).view(1, points, 1), functions)
         task = Task(Batch(support.inputs[0], support.targets[0]), Batch(query.inputs[0], query.targets[0]))
         return Curve(task, grid.inputs[0], grid.targets[0])
 
     def _functions(self, num_tasks: int, generator: Generator) -> Tensor:
-        """Amplitude and phase `[tasks, 1, 2]`."""
+        """Amplitudes and phases `[2, tasks, 1, 1]`."""
         if self.pool is None:
-            return _amplitude_and_phase(num_tasks, generator)
-        pool = _amplitude_and_phase(self.pool, stream(self.pool_seed, "sinusoid pool"))
-        return pool[torch.arange(num_tasks) % self.pool]
+            return _FUNCTIONS.draw((2, num_tasks, 1, 1), generator)
+        pool = _FUNCTIONS.draw((2, self.pool, 1, 1), stream(self.pool_seed, "sinusoid pool"))
+        return pool[:, torch.arange(num_tasks) % self.pool]
 
     def _batch(self, inputs: Tensor, functions: Tensor) -> Batch:
-        amplitude, phase = functions[..., :1], functions[..., 1:]
-        targets = amplitude * torch.sin(inputs - phase)
+        amplitude, phase = functions
+        targets = torch.sin(inputs - phase).mul_(amplitude)
         if self.reveal:
-            inputs = torch.cat([inputs, functions.expand(*inputs.shape[:-1], 2)], dim=-1)
+            inputs = torch.cat([inputs, *(value.expand_as(inputs) for value in functions)], dim=-1)
         return Batch(inputs, targets)
-
-
-def _amplitude_and_phase(count: int, generator: Generator) -> Tensor:
-    return torch.cat([_uniform(AMPLITUDE, (count, 1, 1), generator), _uniform(PHASE, (count, 1, 1), generator)], -1)
-
-
-def _uniform(bounds: tuple[float, float], shape: tuple[int, ...], generator: Generator) -> Tensor:
-    low, high = bounds
-    return torch.rand(shape, generator=generator) * (high - low) + low
