@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from fewstep.core.rng import generator
 from fewstep.core.trees import index
 from fewstep.core.types import Batch, Task
-from fewstep.experiments.adapting import fit
+from fewstep.experiments.fitting import fit_classifier
 from fewstep.experiments.initialisation import initialisation
 from fewstep.learners.heads import balanced_cross_entropy
 from fewstep.tasks.few_shot import FewShot
@@ -56,7 +56,7 @@ def measured(start: Initialisation, tasks: Task, steps: int, head: HeadPolicy, l
         return ""
     scores: list[Tensor] = []
     for task in (index(tasks, number) for number in range(len(tasks.query.targets))):
-        adapted = fit(start, task.support, ways, steps, head, loss=loss)
+        adapted = fit_classifier(start, task.support, ways, steps, head, loss=loss)
         scores.append((adapted(task.query.inputs).argmax(1) == task.query.targets).float().mean())
     mean, ci = mean_and_ci95(torch.stack(scores))
     return f"{100 * mean:.1f} ± {100 * ci:.1f}"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
     from fewstep.core.types import Batch, MetaParams, Task
     from fewstep.errors import FewstepError
+    from fewstep.estimators import FewShotClassifier, FewShotRegressor
     from fewstep.experiments.adapting import adapt
     from fewstep.experiments.evaluate_run import evaluate
     from fewstep.experiments.loading import load
@@ -41,6 +42,7 @@ _HOME = {
     "fewstep.core.rules": ("Adam", "Clipped", "Detached", "Except", "LearnedSgd", "Momentum", "Only", "Sgd"),
     "fewstep.core.types": ("Batch", "MetaParams", "Task"),
     "fewstep.errors": ("FewstepError",),
+    "fewstep.estimators": ("FewShotClassifier", "FewShotRegressor"),
     "fewstep.experiments.adapting": ("adapt",),
     "fewstep.experiments.evaluate_run": ("evaluate",),
     "fewstep.experiments.loading": ("load",),
@@ -58,6 +60,8 @@ __all__ = [
     "Detached",
     "Except",
     "FewShot",
+    "FewShotClassifier",
+    "FewShotRegressor",
     "FewstepError",
     "LearnedSgd",
     "MetaParams",

@@ -186,6 +186,9 @@ def _train_one(recipe: Recipe, folder: Path, again: str, data: Path | None, devi
 @app.command()
 def evaluate(
     run: RunArgument,
+    tasks_from: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="Evaluate on the tasks of another recipe, tuning nothing.")
+    ] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Labelled examples (per class).")] = None,
     queries: Annotated[int | None, typer.Option(min=1, help="Query examples (per class).")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Inner steps; any number.")] = None,
@@ -202,7 +205,11 @@ def evaluate(
     with messages.status("Loading"):
         from fewstep.experiments.evaluate_run import evaluate as evaluate_run
         from fewstep.experiments.runs import open_run, recipe_of
+        from fewstep.experiments.transfer import transferred
     folder = open_run(run)
+    recipe = recipe_of(folder)
+    if tasks_from is not None:
+        recipe, _ = transferred(recipe, tasks_from)
     asked = {
         "shots": shots,
         "queries": queries,
@@ -211,13 +218,14 @@ def evaluate(
     }
     variants = [asked]
     if not as_json and not any(asked.values()):
-        variants += [variant.model_dump() for variant in recipe_of(folder).evaluate.variants]
+        variants += [variant.model_dump() for variant in recipe.evaluate.variants]
     results: list[dict[str, Any]] = []
     for variant in variants:
         with messages.status("Evaluating") as status:
             results.append(
                 evaluate_run(
                     folder,
+                    tasks_from=tasks_from,
                     **variant,
                     steps=steps,
                     tasks=tasks,

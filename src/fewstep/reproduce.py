@@ -164,7 +164,7 @@ def _evaluated(run: RunFolder, recipe: Recipe, asked: dict[str, Any], data: Path
     plan = evaluation_plan(recipe, asked)
     wanted = {"split": "test", "checkpoint": "best", "tasks": plan.tasks, "evaluation_seed": plan.seed}
     wanted |= {key: getattr(plan, key) for key in ("shots", "queries", "normalization")}
-    wanted |= {"algorithm": plan.method or recipe.algorithm.kind}
+    wanted |= {"tasks_from": None, "algorithm": plan.method or recipe.algorithm.kind}
     try:
         stored = evaluations(run)
     except RunError:  # there are none yet

@@ -15,7 +15,7 @@ from fewstep.errors import DataError, FewstepError, RecipeError, RunError
 from fewstep.experiments import adapted_folder
 from fewstep.experiments.adapted_folder import load_adapted
 from fewstep.experiments.exporting import exported
-from fewstep.experiments.initialisation import initialisation
+from fewstep.experiments.initialisation import preparation_of
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.experiments.runs import open_run
 from fewstep.learners.heads import with_ways
@@ -297,11 +297,11 @@ def test_divergence_is_told_of(support):
 
 
 def test_preparation_is_that_of_the_run_or_follows_from_its_recipe(tmp_path):
-    assert initialisation(READY).preparation.to_dict()["invert"] == "auto"
+    assert preparation_of(READY).to_dict()["invert"] == "auto"
     run = custom_run(tmp_path, small_module())
-    stored = initialisation(READY).preparation.to_dict() | {"invert": False}
+    stored = preparation_of(READY).to_dict() | {"invert": False}
     (tmp_path / "data.json").write_text(json.dumps({"preparation": stored}))
-    assert initialisation(run, small_module()).preparation.invert is False
+    assert preparation_of(run).invert is False
 
 
 def test_a_run_on_a_folder_of_colour_pictures_prepares_the_users_as_its_own(tmp_path, support, queries):

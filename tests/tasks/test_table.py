@@ -133,8 +133,8 @@ def test_parquet_without_pyarrow_names_the_extra_to_install(tmp_path, monkeypatc
     [
         ("", "holds nothing"),
         ("site,x,y\n", "holds column names only"),
-        ("site;x;y\na;1,5;2\n", "one column 'site;x;y', which looks separated by ';'"),
-        ("site\tx\ty\na\t1\t2\n", r"one column 'site\\tx\\ty', which looks separated by '\\t'"),
+        ("site;x;y\na;1,5;2\n", r"line 2, 'x': '1,5'"),
+        ("site|x|y\na|1|2\n", r"one column 'site\|x\|y', which looks separated by '\|'"),
         ("site x y\na 1 2\n", r"one column 'site x y'\. Save it with commas"),
         (
             "site,x,w\na,1,2\n",
@@ -165,7 +165,7 @@ def test_line_numbers_count_lines_within_quotes(tmp_path):
 
 
 def test_other_encodings_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"comma-separated UTF-8 text.*Save it as 'CSV UTF-8'"):
+    with pytest.raises(DataError, match=r"must be UTF-8 text.*Save it as 'CSV UTF-8'"):
         read(write(tmp_path, SMALL, "utf-16"))
 
 
@@ -359,3 +359,13 @@ def test_the_bundled_table_is_a_ragged_distribution_of_tasks():
     drawn = as_list(tasks.sample(36, generator(0, "test")))
     assert sum(len(task.support.inputs) for task in drawn) == 36
     assert [task.query.inputs.shape[1] for task in drawn] == [5, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_semicolons_and_tabs_separate_columns_as_commas_do(tmp_path, mark):
+    text = '"site, room",x,y\n"a, 1",1.5,2\nb,3,4\n'
+    (tmp_path / "commas.csv").write_text(text)
+    (tmp_path / "other.csv").write_text(text.replace(", ", "&").replace(",", mark).replace("&", ", "))
+    tables = [read_table(tmp_path / name, "site, room", ["x"], ["y"]) for name in ("commas.csv", "other.csv")]
+    assert tables[0].content_hash == tables[1].content_hash
+    assert list(tables[1].groups) == ["a, 1", "b"]

@@ -55,6 +55,7 @@ class AdaptedClassifier:
         steps: Gradient steps that it took.
         head: Where its head began.
         initialisation: What it was adapted from.
+        preparation: How a picture becomes what the module sees.
         folder: Where it was read from, or the one that it goes on from: it may be written over.
     """
 
@@ -63,17 +64,13 @@ class AdaptedClassifier:
     steps: int
     head: HeadPolicy
     initialisation: Initialisation
+    preparation: Preparation
     folder: Path | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         """In the order of the logits."""
         return tuple(self.support)
-
-    @property
-    def preparation(self) -> Preparation:
-        """How a picture becomes what the module sees."""
-        return self.initialisation.preparation
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ Initialisation and support pictures are what is needed to adapt anew with more o
 
 from __future__ import annotations
 
-import hashlib
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -24,11 +23,9 @@ from safetensors.torch import load_file, load_model, save
 
 from fewstep.errors import RunError
 from fewstep.experiments.adapted import AdaptedClassifier
-from fewstep.experiments.build import build_model
 from fewstep.experiments.exporting import FILES
-from fewstep.experiments.initialisation import Initialisation
+from fewstep.experiments.initialisation import read_initialisation, sha256
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
-from fewstep.experiments.runs import learner_from
 from fewstep.learners.heads import with_ways
 from fewstep.tasks.images import Preparation
 from fewstep.training.checkpoint import save_meta
@@ -121,22 +118,15 @@ def load_adapted(folder: str | Path, model: nn.Module | None = None) -> AdaptedC
     try:
         config = stored["adapted"]
         for name, fingerprint in config["fingerprints"].items():
-            if _fingerprint(folder / name) != fingerprint:
+            if sha256(folder / name) != fingerprint:
                 raise ValueError(f"{name} is not the one that config.json tells of")
         recipe = load_recipe(config["recipe"], where=str(folder / "config.json"))
-        learner = learner_from(folder / "init.safetensors", recipe, model=model)
-        start = Initialisation(
-            recipe,
-            build_model(recipe, model),
-            learner.meta,
-            Preparation.from_dict(config["preparation"]),
-            learner.constants(),
-            config["source"],
-        )
+        start = read_initialisation(folder / "init.safetensors", recipe, model, config["source"])
         pictures = load_file(folder / "support.safetensors")
         support = {name: pictures[str(index)] for index, name in enumerate(config["classes"])}
+        preparation = Preparation.from_dict(config["preparation"])
         module = _restored(with_ways(start.module, len(support)), folder / "model.safetensors")
-        return AdaptedClassifier(module, support, config["steps"], config["head"], start, folder)
+        return AdaptedClassifier(module, support, config["steps"], config["head"], start, preparation, folder)
     except (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise RunError(
             f"An adapted model must be whole: {folder}: {error}. Restore it from a copy, or adapt again."
@@ -175,14 +165,10 @@ def _described(classifier: AdaptedClassifier, folder: Path) -> dict[str, Any]:
         "ways": len(classifier.support),
         "steps": classifier.steps,
         "head": classifier.head,
-        "preparation": start.preparation.to_dict(),
+        "preparation": classifier.preparation.to_dict(),
         "model": start.recipe.model.kind,
         "source": start.source,
-        "fingerprints": {name: _fingerprint(folder / name) for name in _STATE},
+        "fingerprints": {name: sha256(folder / name) for name in _STATE},
         "fewstep": metadata.version("fewstep"),
         "recipe": recipe_values(start.recipe),
     }
-
-
-def _fingerprint(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

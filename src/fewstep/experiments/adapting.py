@@ -5,34 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fewstep.core.types import Batch
-from fewstep.errors import DataError, NonFiniteError, RecipeError
+from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.adapted import AdaptedClassifier, check_prepared
 from fewstep.experiments.adapted_folder import is_adapted, load_adapted
-from fewstep.experiments.build import build_algorithm
-from fewstep.experiments.config import MetaAlgorithm
-from fewstep.experiments.initialisation import Initialisation, initialisation
-from fewstep.experiments.runs import checked_device
-from fewstep.learners.heads import HeadPolicy, balanced_cross_entropy, head_name, with_head, with_ways
-from fewstep.learners.supervised import SupervisedLearner
-from fewstep.tasks.images import Preparation, list_classes, read_pictures
+from fewstep.experiments.fitting import fit_classifier, head_policy
+from fewstep.experiments.initialisation import initialisation, preparation_of
+from fewstep.tasks.images import list_classes, read_pictures
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fewstep.core.algorithms import Algorithm
-    from fewstep.core.normalization import Normalization
-    from fewstep.learners.supervised import Adapted, Loss
+    from fewstep.learners.heads import HeadPolicy
     from fewstep.tasks.archives import Member
+    from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
-
-DEFAULT_HEAD: HeadPolicy = "prototype"
-"""For another number of ways than trained: the best on meta-validation tasks (docs/results.md)."""
 
 Support: TypeAlias = str | Path | Mapping[str, Sequence[Path] | Tensor]
 """A folder or zip archive with a folder for each class; or for each class its files, or prepared pictures uint8."""
@@ -55,7 +47,7 @@ def adapt(
             folder): its initialisation is adapted anew, with the pictures of then and now.
         support: Two classes or more, with any number of pictures each. A picture that comes twice counts once.
         steps: Gradient steps; by default what the recipe is evaluated with, or those of the classifier continued.
-        head: Where the head begins. By default as trained, for as many classes; else as `DEFAULT_HEAD` says.
+        head: Where the head begins. By default as trained, for as many classes; else as `fitting.DEFAULT_HEAD` says.
         model: The module that the run was trained with, if it was passed from Python.
         checkpoint: "best" by validation, or "final".
         device: Where to adapt; the classifier computes on the CPU.
@@ -74,91 +66,18 @@ def adapt(
             )
         run = load_adapted(run, model)
     before = run if isinstance(run, AdaptedClassifier) else None
-    start = run.initialisation if isinstance(run, AdaptedClassifier) else initialisation(run, model, checkpoint)
-    pictures = _merged(before.support if before else {}, _read(support, start.preparation))
-    if before:
-        steps, head = before.steps if steps is None else steps, head or _chosen_before(before)
+    if isinstance(run, AdaptedClassifier):
+        start, preparation = run.initialisation, run.preparation
+        steps, head = run.steps if steps is None else steps, head or _chosen_before(run)
+    else:
+        preparation = preparation_of(run)
+        start = initialisation(run, model, checkpoint)
+    pictures = _merged(before.support if before else {}, _read(support, preparation))
     steps = start.recipe.evaluate.steps if steps is None else steps
     head = head_policy(start, len(pictures), head)
-    adapted = fit(start, _batch(pictures), len(pictures), steps, head, device=device)
-    if not all(value.isfinite().all() for value in adapted.params.values()):
-        raise NonFiniteError(
-            f"Adaptation must stay finite: after {steps} steps it is not. Take fewer (--steps), or begin with another "
-            "head (--head)."
-        )
+    adapted = fit_classifier(start, _batch(pictures), len(pictures), steps, head, device=device)
     folder = before.folder if before else None
-    return AdaptedClassifier(adapted.as_module().cpu(), pictures, steps, head, start, folder)
-
-
-def head_policy(start: Initialisation, ways: int, asked: HeadPolicy | None = None) -> HeadPolicy:
-    """Where the head begins: as asked, or else as trained if there are as many classes, or else by default.
-
-    Raises:
-        RecipeError: What is asked for is unknown, or cannot learn.
-    """
-    if asked is not None and asked not in get_args(HeadPolicy):
-        raise RecipeError(f"--head must be one of {', '.join(get_args(HeadPolicy))}: got {asked!r}.")
-    if asked == "trained" and ways != start.ways:
-        raise RecipeError(
-            f"The trained head is for {start.ways} classes: there are {ways}. Begin with another head "
-            "(zero, mean or prototype), or leave the choice to fewstep."
-        )
-    weight = f"{head_name(start.module)}.weight"
-    if asked in ("zero", "mean") and not _algorithm(start).rule.selects(weight):
-        raise RecipeError(
-            f"--head {asked} needs a head that the inner loop adapts: {start.recipe.name} leaves {weight} as it is, "
-            "and all classes would stay alike. Use --head prototype."
-        )
-    return asked or ("trained" if ways == start.ways else DEFAULT_HEAD)
-
-
-def fit(
-    start: Initialisation,
-    support: Batch,
-    ways: int,
-    steps: int,
-    head: HeadPolicy,
-    *,
-    device: str = "cpu",
-    loss: Loss = balanced_cross_entropy,
-) -> Adapted:
-    """Adapt to the classes of one support set.
-
-    The loss keeps the scale that it was trained with, whatever the number of ways: with more of it, the same rate would
-    mean longer steps. Each class weighs the same in it, however many pictures it has.
-
-    Args:
-        start: From where.
-        support: Inputs in [0, 1] `[examples, channels, height, width]` and labels from 0 to ways - 1, on the CPU.
-        ways: Classes.
-        steps: Gradient steps.
-        head: Where the head begins.
-        device: Where to compute.
-        loss: To descend.
-
-    Raises:
-        RecipeError: The module cannot be adapted so; says why.
-    """
-    recipe = start.recipe
-    normalization: Normalization = "running" if recipe.normalization == "running" else "support"
-    try:
-        learner = SupervisedLearner(
-            with_ways(start.module, ways),
-            loss,
-            _algorithm(start),
-            normalization=normalization,
-            loss_scale=start.ways if recipe.loss.scale == "ways" else recipe.loss.scale,
-            device=checked_device(device),
-        )
-        learner.load_meta(with_head(head, start.meta, start.module, support, ways, normalization))
-        return learner.adapt(support, steps)
-    except ValueError as error:
-        raise RecipeError(f"{recipe.name} cannot be adapted to these pictures: {error}") from None
-
-
-def _algorithm(start: Initialisation) -> Algorithm:
-    assert isinstance(start.recipe.algorithm, MetaAlgorithm)
-    return build_algorithm(start.recipe.algorithm)
+    return AdaptedClassifier(adapted.as_module().cpu(), pictures, steps, head, start, preparation, folder)
 
 
 def _chosen_before(before: AdaptedClassifier) -> HeadPolicy | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -23,6 +24,7 @@ from fewstep.experiments.runs import (
     recipe_of,
     stored_data,
 )
+from fewstep.experiments.transfer import transferred
 from fewstep.training.evaluation import Evaluation, mean_and_ci95
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import write_json
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: str | Path | RunFolder,
     *,
+    tasks_from: str | Path | Mapping[str, Any] | None = None,
     shots: int | None = None,
     queries: int | None = None,
     steps: int | None = None,
@@ -63,6 +66,8 @@ def evaluate(
 
     Args:
         run: A run folder, or the name of a ready initialisation, where nothing is stored.
+        tasks_from: Another recipe, on whose tasks and as which the run is evaluated; nothing is tuned there. Its tasks
+            have the shape of the run's.
         shots: K; like the rest, by default the recipe's `evaluate.shots`, else what it trained with.
         queries: Query examples (per class).
         steps: S, inner steps; any number.
@@ -85,12 +90,15 @@ def evaluate(
         FewstepError: The folder is no finished run, or data are missing.
     """
     folder = open_run(run)
-    recipe = recipe_of(folder)
+    recipe, others = recipe_of(folder), None
+    if tasks_from is not None:
+        recipe, others = transferred(recipe, tasks_from)
     asked = {"shots": shots, "queries": queries, "normalization": normalization, "method": method}
     plan = evaluation_plan(recipe, asked | {"steps": steps, "tasks": tasks})
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
-    loaded = data_of(folder, recipe, data, task_distribution, device)
+    stored = stored_data(folder) if others is None else None
+    loaded = data_of(recipe, stored, data, task_distribution, device)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
         return load_learner(folder, candidate, checkpoint, model=model, loss=loss, device=device)
@@ -100,26 +108,26 @@ def evaluate(
         learner = learner_of(recipe)
         evaluation = _curves(learner, loaded, plan, split, progress)
         result = described(recipe, plan, evaluation, split) | {
+            **({} if others is None else {"tasks_from": others}),
             "inner_lr": None if learner.meta.rule or plan.method == "nearest_neighbour" else recipe.algorithm.inner_lr,
             "checkpoint": checkpoint,
             "iteration": learner.iteration,
         }
         if folder.path.parent != READY:  # what comes with fewstep stays as it came
             folder.write_evaluation(_name(result), result)
-            if not any(asked.values()):  # variants leave the example of the recipe's own evaluation
+            if others is None and not any(asked.values()):  # variants leave the example of the recipe's own evaluation
                 _illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
     return result
 
 
 def data_of(
-    run: RunFolder,
     recipe: Recipe,
+    stored: Mapping[str, Any] | None,
     folder: str | Path | None,
     custom: TaskDistribution | Mapping[str, TaskDistribution] | None,
     device: str,
 ) -> Data:
-    """The data that a run was trained with: in a folder given, in that of FEWSTEP_DATA, or where they were then."""
-    stored = stored_data(run)
+    """The data of a recipe: in a folder given, in that of FEWSTEP_DATA, or where the run found them that stored so."""
     where = folder or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
     return load_data(recipe, Path(where) if where else None, custom, stored, checked_device(device))
 
@@ -209,7 +217,19 @@ def _name(result: Mapping[str, Any]) -> str:
     shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
     sizes = [f"{len(result['steps']) - 1}steps", f"{result['tasks']}tasks"]
     method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
-    return "-".join([result["split"], *method, shots, queries, *sizes, result["normalization"], result["checkpoint"]])
+    others = re.sub(r"[^\w.-]+", "_", f"tasks-from-{result['tasks_from']}") if "tasks_from" in result else ""
+    return "-".join(
+        [
+            *filter(None, [others]),
+            result["split"],
+            *method,
+            shots,
+            queries,
+            *sizes,
+            result["normalization"],
+            result["checkpoint"],
+        ]
+    )
 
 
 def number(value: float) -> float | None:

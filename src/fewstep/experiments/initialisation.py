@@ -1,13 +1,15 @@
-"""What a run on pictures has learned, as a classifier of other pictures begins with it."""
+"""What a run has learned, as a model of other data begins with it."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_model
 from fewstep.experiments.config import ImageTasks, MetaAlgorithm
+from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import learner_from, meta_file, open_run, recipe_of, stored_data
 from fewstep.learners.heads import head_name, ways_of
 from fewstep.tasks.images import Preparation
@@ -17,19 +19,28 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fewstep.core.types import MetaParams
     from fewstep.experiments.config import Recipe
     from fewstep.training.records import RunFolder
 
+LossName: TypeAlias = Literal["cross_entropy", "mse"]
+
+UNTRAINED = {
+    "name": "untrained",
+    "tasks": {"kind": "custom"},
+    "model": {"kind": "custom"},
+    "algorithm": {"kind": "maml", "rule": "adam", "inner_lr": 0.01},
+    "evaluate": {"steps": 100},
+}
+"""How an initialisation is adapted from which nothing was learned: ordinary training of one network."""
+
 
 class Initialisation(NamedTuple):
-    """What a classifier is adapted from.
+    """What is adapted.
 
     Attributes:
         recipe: What it was trained with.
         module: Of the architecture that was trained; its parameters do not count.
         meta: What was trained.
-        preparation: How a picture becomes what the module sees.
         constants: Fingerprint of the module's frozen parameters and buffers.
         source: The run's name, its checkpoint's iteration and fingerprint.
     """
@@ -37,7 +48,6 @@ class Initialisation(NamedTuple):
     recipe: Recipe
     module: nn.Module
     meta: MetaParams
-    preparation: Preparation
     constants: str
     source: dict[str, Any]
 
@@ -48,12 +58,61 @@ class Initialisation(NamedTuple):
 
 
 def initialisation(
-    run: str | Path | RunFolder, model: nn.Module | None = None, checkpoint: str = "best"
+    run: str | Path | RunFolder,
+    model: nn.Module | None = None,
+    checkpoint: str = "best",
+    loss: LossName = "cross_entropy",
 ) -> Initialisation:
-    """What a run on pictures has learned.
+    """What a run has learned.
+
+    Args:
+        run: A run folder or the name of a ready initialisation.
+        model: The module that the run was trained with, if it was passed from Python.
+        checkpoint: "best" by validation, or "final".
+        loss: What it must have learned to lower: "cross_entropy" for a classifier, which then has a head.
 
     Raises:
         FewstepError: It has learned something else, or nothing yet.
+    """
+    folder = open_run(run)
+    recipe, name = recipe_of(folder), folder.path.resolve().name
+    if not isinstance(recipe.algorithm, MetaAlgorithm) or recipe.loss.kind != loss:
+        raise RecipeError(
+            f"A run to adapt must have learned an initialisation by loss.kind = {loss!r}: {name} has algorithm.kind = "
+            f"{recipe.algorithm.kind!r} and loss.kind = {recipe.loss.kind!r}. Use another run."
+        )
+    file = meta_file(folder, checkpoint)
+    found = read_initialisation(file, recipe, model, {"run": name, "fingerprint": sha256(file)})
+    if loss == "cross_entropy":
+        try:
+            head_name(found.module)
+        except ValueError as error:
+            raise RecipeError(f"{name} cannot be adapted to other classes: {error}") from None
+    return found
+
+
+def read_initialisation(file: Path, recipe: Recipe, model: nn.Module | None, source: dict[str, Any]) -> Initialisation:
+    """The initialisation that a file of meta-parameters holds; `source` learns of its iteration, if it does not know.
+
+    Raises:
+        FewstepError: They are not those of this recipe and module.
+    """
+    learner = learner_from(file, recipe, model=model)
+    source = {"iteration": learner.iteration} | source
+    return Initialisation(recipe, build_model(recipe, model), learner.meta, learner.constants(), source)
+
+
+def untrained(module: nn.Module, loss: LossName) -> Initialisation:
+    """A module's own parameters as an initialisation; see `UNTRAINED`."""
+    params = {name: value.detach().clone() for name, value in module.named_parameters() if value.requires_grad}
+    return Initialisation(load_recipe(UNTRAINED | {"loss": {"kind": loss}}), module, MetaParams(params, {}), "", {})
+
+
+def preparation_of(run: str | Path | RunFolder) -> Preparation:
+    """How pictures were prepared for a run: as it stored, or else as its recipe's tasks have them.
+
+    Raises:
+        RecipeError: It was not trained on pictures.
     """
     folder = open_run(run)
     recipe = recipe_of(folder)
@@ -62,32 +121,14 @@ def initialisation(
             f"Pictures need a run that was trained on pictures: {folder.path.name} was trained on "
             f"{recipe.tasks.kind} tasks. Use `fewstep.load(run).adapt(...)` for it, or another run."
         )
-    if not isinstance(recipe.algorithm, MetaAlgorithm) or recipe.loss.kind != "cross_entropy":
-        raise RecipeError(
-            f"A run to adapt must have learned an initialisation by cross-entropy: {folder.path.name} has "
-            f"algorithm.kind = {recipe.algorithm.kind!r} and loss.kind = {recipe.loss.kind!r}. Use another run."
-        )
-    file = meta_file(folder, checkpoint)
-    learner = learner_from(file, recipe, model=model)
-    module = build_model(recipe, model)
-    try:
-        head_name(module)
-    except ValueError as error:
-        raise RecipeError(f"{folder.path.name} cannot be adapted to other classes: {error}") from None
-    source = {
-        "run": folder.path.resolve().name,
-        "iteration": learner.iteration,
-        "fingerprint": hashlib.sha256(file.read_bytes()).hexdigest(),
-    }
-    return Initialisation(recipe, module, learner.meta, preparation_of(folder, recipe), learner.constants(), source)
-
-
-def preparation_of(run: RunFolder, recipe: Recipe) -> Preparation:
-    """How pictures were prepared for a run: as it stored, or else as its recipe's tasks have them."""
-    stored = (stored_data(run) or {}).get("preparation")
+    stored = (stored_data(folder) or {}).get("preparation")
     if stored is not None:
         return Preparation.from_dict(stored)
-    assert isinstance(recipe.tasks, ImageTasks)
     if recipe.tasks.channels == 1:
         return Preparation(recipe.tasks.image_size, channels=1, invert="auto")
     return Preparation(recipe.tasks.image_size)
+
+
+def sha256(file: Path) -> str:
+    """The fingerprint of a file, in hexadecimal."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

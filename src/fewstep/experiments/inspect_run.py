@@ -25,6 +25,7 @@ from fewstep.experiments.runs import (
     load_learner,
     open_run,
     recipe_of,
+    stored_data,
 )
 from fewstep.learners.inspection import feature_learning, sensitivity
 from fewstep.learners.supervised import SupervisedLearner
@@ -95,7 +96,7 @@ def inspect(
     plan = evaluation_plan(recipe, {"steps": steps, "tasks": tasks})
     if plan.steps < 1:
         raise RecipeError(f"An inspection needs at least 1 inner step: got steps = {plan.steps}. Raise --steps.")
-    loaded = data_of(folder, recipe, data, task_distribution, device)
+    loaded = data_of(recipe, stored_data(folder), data, task_distribution, device)
     recipe = _without_recordings(recipe)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:

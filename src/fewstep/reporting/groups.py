@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _KIND = (
     "recipe",
+    "tasks_from",
     "algorithm",
     "regularizer",
     "distance",

@@ -192,12 +192,13 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _panel(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(evaluation.get(field) for field in ("split", "ways", "shots"))
+    return tuple(evaluation.get(field) for field in ("tasks_from", "split", "ways", "shots"))
 
 
 def _panel_title(evaluation: Mapping[str, Any]) -> str:
     words = (described(field, evaluation) for field in ("ways", "shots", "split"))
-    return sentence(" ".join(filter(None, words)) + " tasks")
+    others = described("tasks_from", evaluation)
+    return sentence(" ".join(filter(None, [*words, "tasks", others])))
 
 
 def _curve_names(entries: Sequence[Entry]) -> list[str]:

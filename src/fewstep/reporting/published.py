@@ -98,7 +98,7 @@ def published(evaluation: Mapping[str, Any]) -> Published | None:
 
     Returns:
         The numbers, or None where the paper has none: another recipe, algorithm, metric, number of ways or
-        shots, meta-validation tasks, or images normalised otherwise than transductively.
+        shots, tasks of another recipe, meta-validation tasks, or images normalised otherwise than transductively.
     """
     setting = _Setting(
         _TASKS.get(evaluation["recipe"], ""),
@@ -109,6 +109,8 @@ def published(evaluation: Mapping[str, Any]) -> Published | None:
     )
     found = _NUMBERS.get(setting)
     if found is None or found.metric != evaluation["metric"] or evaluation["split"] != "test":
+        return None
+    if evaluation.get("tasks_from") is not None:  # the paper tests on the data set that it trains on
         return None
     if "transductive" in found.protocol and evaluation.get("normalization") != "transductive":
         return None

@@ -122,7 +122,7 @@ def mixed_tasks(entries: Iterable[Entry]) -> bool:
     """Whether evaluations of one setting were made on different tasks, which their fingerprints tell."""
     settings: dict[tuple[object, ...], set[object]] = {}
     for _, evaluation in entries:
-        setting = tuple(evaluation.get(field) for field in ("split", "tasks", "ways", "shots", "queries"))
+        setting = tuple(evaluation.get(field) for field in ("tasks_from", "split", "tasks", "ways", "shots", "queries"))
         settings.setdefault(setting, set()).add(evaluation.get("fingerprint"))
     return any(len(fingerprints) > 1 for fingerprints in settings.values())
 
@@ -138,6 +138,8 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
             return ""
         case "metric", _:
             return METRICS.get(value, str(value))
+        case "tasks_from", _:
+            return f"of {value}, not the run's own"
         case "tasks", _:
             return f"{value} task{'s' * (value != 1)}"
         case "split", _:

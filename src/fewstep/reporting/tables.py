@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from fewstep.reporting.reading import Entry
 
-_TITLE = ("metric", "split", "tasks", "ways", "shots", "queries")
+_TITLE = ("metric", "split", "tasks", "tasks_from", "ways", "shots", "queries")
 _DETAILS = ("normalization", "checkpoint", "inner_lr", "fingerprint")
-_HEADERS = {"normalization": "normalized", "inner_lr": "rate"}
+_HEADERS = {"normalization": "normalized", "inner_lr": "rate", "tasks_from": "tasks of"}
 USUAL_STEPS = (0, 1, 5, 10)
 ABSENT = "-"
 
@@ -206,7 +206,7 @@ def _caption(entries: Sequence[Entry], columns: Collection[str]) -> str:
 def _setting(field: str, evaluation: Mapping[str, Any]) -> str:
     value = evaluation.get(field)
     if value is None:
-        return "all others" if field == "queries" else ABSENT
+        return {"queries": "all others", "tasks_from": "the run"}.get(field, ABSENT)
     if value == "accuracy":
         return "accuracy %"
     if field == "inner_lr":

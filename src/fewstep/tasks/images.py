@@ -205,6 +205,32 @@ def read_pictures(
     return prepared
 
 
+def prepare_arrays(pictures: np.ndarray, preparation: Preparation) -> Tensor:
+    """Pictures that were read already, prepared as files are.
+
+    Args:
+        pictures: uint8 `[pictures, channels, height, width]`, of grey levels or of red, green and blue.
+        preparation: What to do to them.
+
+    Returns:
+        As `read_pictures`.
+
+    Raises:
+        DataError: They have another shape or type.
+    """
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
+        raise DataError(
+            "Pictures in arrays are uint8 [pictures, channels, height, width], with 1 or 3 channels: got "
+            f"{pictures.dtype} {list(pictures.shape)}. Move the channels to the front, and give levels from 0 to 255."
+        )
+    size = preparation.image_size
+    prepared = torch.empty(len(pictures), preparation.channels, size, size, dtype=torch.uint8)
+    for index, picture in enumerate(pictures):
+        pixels = picture[0] if len(picture) == 1 else np.moveaxis(picture, 0, 2)
+        prepared[index] = _prepared(Image.fromarray(np.ascontiguousarray(pixels)), preparation)
+    return prepared
+
+
 def check_pictures(pictures: Sequence[Path | Member]) -> None:
     """Read pictures without keeping them.
 
@@ -243,8 +269,12 @@ def _decoded(raw: bytes, preparation: Preparation) -> Tensor:
     """The one path from a file to numbers; within `_strictly`."""
     with Image.open(io.BytesIO(raw), formats=_FORMATS) as opened:
         opened.load()  # of an animation, the first frame
-        image = _plain(_upright(opened), "L" if preparation.channels == 1 else "RGB")
-    pixels = np.array(_resized(image, preparation))
+        return _prepared(_upright(opened), preparation)
+
+
+def _prepared(image: Image.Image, preparation: Preparation) -> Tensor:
+    plain = _plain(image, "L" if preparation.channels == 1 else "RGB")
+    pixels = np.array(_resized(plain, preparation))
     if preparation.channels == 3:
         return torch.from_numpy(pixels).permute(2, 0, 1)
     invert = _border(pixels).mean() > 127.5 if preparation.invert == "auto" else preparation.invert

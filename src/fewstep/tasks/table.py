@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ class Table(NamedTuple):
 def read_table(path: str | Path, task: str, inputs: Sequence[str], targets: Sequence[str]) -> Table:
     """Read a CSV or Parquet file into one group of rows for each task.
 
-    A file whose name ends in `.parquet` is read by pyarrow; any other is comma-separated UTF-8 text, whose
-    first line names the columns. Further columns are ignored.
+    A file whose name ends in `.parquet` is read by pyarrow; any other is UTF-8 text with commas, semicolons or tabs
+    between the columns, whose first line names them. Further columns are ignored.
 
     Args:
         path: The file.
@@ -330,13 +331,16 @@ def _read_csv(path: Path, columns: list[str]) -> _Raw:
         if path.is_dir():
             raise DataError(f"A table must be a file: got the folder `{path}`. Name the CSV file in it.")
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
+            text = file.read()
+            mark = _delimiter(text.lstrip("\r\n").partition("\n")[0], columns)
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
             rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         raise _unreadable(path, error) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            "A table must be comma-separated UTF-8 text, or Parquet in a file that ends in `.parquet`: "
+            "A table must be UTF-8 text with commas, semicolons or tabs between the columns, or Parquet in a file that "
+            "ends in `.parquet`: "
             f"`{path}` is neither ({error}). Save it as 'CSV UTF-8'."
         ) from error
     if not rows:
@@ -353,6 +357,16 @@ def _read_csv(path: Path, columns: list[str]) -> _Raw:
             "a comma."
         )
     return _Raw(header, rows, "line")
+
+
+def _delimiter(first: str, columns: Sequence[str]) -> str:
+    """Of comma, semicolon and tab the one by which the first line names most of the columns, or else has most."""
+
+    def names(mark: str) -> tuple[int, int]:
+        header = {name.strip() for name in next(csv.reader([first], delimiter=mark, skipinitialspace=True), [])}
+        return len(header.intersection(columns)), len(header)
+
+    return max(",;\t", key=names)
 
 
 def _read_parquet(path: Path, columns: list[str]) -> _Raw:
@@ -458,9 +472,9 @@ def _empty(path: Path, got: str) -> DataError:
 
 
 def _one_column(path: Path, header: str) -> DataError:
-    found = next((f", which looks separated by {mark!r}" for mark in (";", "\t", "|") if mark in header), "")
+    found = ", which looks separated by '|'" if "|" in header else ""
     return DataError(
-        f"Columns must be separated by commas: `{path}` has the one column {header!r}{found}. "
+        f"Columns must be separated by commas, semicolons or tabs: `{path}` has the one column {header!r}{found}. "
         "Save it with commas between the columns and points in the numbers."
     )
 

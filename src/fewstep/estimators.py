@@ -1,0 +1,430 @@
+"""scikit-learn estimators that begin at a meta-learned initialisation.
+
+    classifier = FewShotClassifier.from_run("omniglot-5way-1shot").fit(support, labels)
+    classifier.predict(queries)
+
+`fit` is the inner loop: it adapts the initialisation to the examples given. So the estimators go wherever
+scikit-learn's do, into pipelines, cross-validation and grid searches, and onto disk with joblib.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
+
+import numpy as np
+import torch
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        "The estimators need scikit-learn >= 1.6: it cannot be imported. Install the extra: pip install "
+        "'fewstep[sklearn]'."
+    ) from error
+
+from fewstep.core.rng import derived_seed
+from fewstep.core.types import Batch
+from fewstep.experiments.build import shapes_of
+from fewstep.experiments.config import ImageTasks, TableTasks
+from fewstep.experiments.fitting import fit_classifier, fit_regressor, head_policy
+from fewstep.experiments.initialisation import initialisation, preparation_of, untrained
+from fewstep.experiments.runs import open_run, recipe_of, standardization
+from fewstep.models.mlp import mlp
+from fewstep.tasks.images import prepare_arrays
+from fewstep.tasks.table import Standardization
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from fewstep.experiments.initialisation import Initialisation, LossName
+    from fewstep.learners.heads import HeadPolicy
+    from fewstep.learners.supervised import Adapted
+    from fewstep.tasks.images import Preparation
+    from fewstep.training.records import RunFolder
+
+_AT_ONCE = 256
+"""Examples that are predicted together; the result does not depend on it."""
+
+
+class _FewShot(BaseEstimator):
+    """What both estimators share: examples in scikit-learn's form, as an initialisation takes them."""
+
+    _loss: ClassVar[LossName]
+    run: str | Path | None
+    steps: int | None
+    model: nn.Module | None
+    checkpoint: Literal["best", "final"]
+    random_state: Any
+    device: str
+    n_features_in_: int
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    @property
+    def _sees_pictures(self) -> bool:
+        return self.run is not None and isinstance(recipe_of(open_run(self.run)).tasks, ImageTasks)
+
+    def _validated(self, X: Any, y: Any, *, reset: bool, **checks: bool) -> tuple[np.ndarray, Any]:  # noqa: N803
+        """`X` as float64 `[examples, features]`, of pictures in [0, 1], and `y` checked; `y` is None for queries.
+
+        What has more axes is one row for each example to scikit-learn; `shape_` remembers how it came.
+        """
+        X = X if hasattr(X, "shape") else np.asarray(X)
+        shape = tuple(X.shape[1:]) if len(X.shape) > 2 else None
+        if shape is not None:
+            X = np.reshape(X, (len(X), -1))
+        if reset or y is not None:
+            X, y = validate_data(self, X, y, reset=reset, **checks)
+        else:
+            X = validate_data(self, X, reset=False)
+        if reset:
+            self.shape_ = shape or (self.n_features_in_,)
+        elif shape is not None and shape != self.shape_:
+            raise ValueError(
+                f"Every example must have the shape of the first ones, {list(self.shape_)}: got {list(shape)}. Bring "
+                "them to one shape, or fit anew."
+            )
+        return _fractions(X) if self._sees_pictures else np.asarray(X, np.float64), y
+
+    def _start(self, outputs: int) -> Initialisation:
+        """From where to adapt; with it, how inputs become what the module sees: `preparation_`, `scale_`."""
+        if self.run is None:
+            start = untrained(self.model or self._network(outputs), self._loss)
+        else:
+            start = initialisation(self.run, self.model, self.checkpoint, self._loss)
+        tasks = start.recipe.tasks
+        self.preparation_: Preparation | None = None
+        self.scale_: Standardization | None = None
+        if self.run is not None and isinstance(tasks, ImageTasks):
+            self.preparation_ = preparation_of(self.run)
+        if self.run is not None and isinstance(tasks, TableTasks):
+            self.scale_ = standardization(self.run)
+        if self.preparation_ is None and (shapes := shapes_of(start.recipe)):
+            self._require(*shapes, outputs)
+        self.steps_ = start.recipe.evaluate.steps if self.steps is None else self.steps
+        return start
+
+    def _network(self, outputs: int) -> nn.Module:
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, "model"))
+            return mlp(self.shape_, outputs)
+
+    def _require(self, shape: tuple[int, ...], targets: int, outputs: int) -> None:
+        if (shape, targets) != (self.shape_, outputs):
+            raise ValueError(
+                f"Examples must have the columns of the run's tasks, {shape[0]} in X and {targets} in y: got "
+                f"{self.n_features_in_} and {outputs}. Give those columns, in the order of the recipe."
+            )
+
+    def _inputs(self, X: np.ndarray) -> Tensor:  # noqa: N803
+        """Rows as `_validated` gives them -> what the module takes, float32 `[examples, ...]`."""
+        if self.preparation_ is not None:
+            levels = np.rint(255 * X).astype(np.uint8)
+            return prepare_arrays(levels.reshape(-1, *_as_picture(self.shape_)), self.preparation_).float() / 255
+        rows = torch.tensor(X)
+        rows = rows if self.scale_ is None else self.scale_.inputs(rows)
+        return rows.reshape(-1, *self.shape_).float()
+
+    def _keep(self, adapted: Adapted) -> None:
+        """Predictions are in double precision: an example's own do not depend on which others come with it."""
+        self.module_ = adapted.as_module().cpu().double()
+
+    @torch.no_grad()
+    def _outputs(self, X: Any) -> Tensor:  # noqa: N803
+        check_is_fitted(self)
+        inputs = self._inputs(self._validated(X, None, reset=False)[0])
+        return torch.cat([self.module_(part.double()) for part in inputs.split(_AT_ONCE)])
+
+
+@final
+class FewShotClassifier(ClassifierMixin, _FewShot):
+    """A classifier that adapts a meta-learned initialisation to a few examples of each class.
+
+    `X` is `[examples, features]`, or with more axes as the run's module takes it. For a run on pictures it is
+    `[examples, height, width]` or `[examples, channels, height, width]` of any size, or flattened; whole numbers from 0
+    to 255 or fractions from 0 to 1. Pictures are prepared as those of the run were. Labels are of any kind, and classes
+    of any number. Each class weighs the same, however many examples it has.
+
+    Args:
+        run: A run folder or the name of a ready initialisation, trained by cross-entropy. None learns from the examples
+            alone: a fresh network (`model`, or one of two hidden layers of 40) is trained by the same inner loop, in
+            100 steps of Adam on standardised features. That is what meta-learning has to beat.
+        steps: Gradient steps; by default what the run's recipe is evaluated with.
+        head: Where the head begins, "trained", "zero", "mean" or "prototype" (`fewstep.learners.heads`); by default as
+            trained, for as many classes, else as prototypes.
+        model: The module that the run was trained with, if it was passed from Python.
+        checkpoint: "best" by validation, or "final".
+        random_state: Seed of a fresh network; a run needs none.
+        device: Where to adapt; predictions are made on the CPU.
+
+    Attributes:
+        classes_: The labels, sorted.
+        module_: The adapted module, float64, in evaluation mode.
+        head_, steps_: How it was adapted.
+        n_features_in_: Numbers in an example; `shape_` is how they came.
+    """
+
+    _loss = "cross_entropy"
+
+    def __init__(
+        self,
+        run: str | Path | None = None,
+        *,
+        steps: int | None = None,
+        head: HeadPolicy | None = None,
+        model: nn.Module | None = None,
+        checkpoint: Literal["best", "final"] = "best",
+        random_state: Any = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.run, self.steps, self.model = run, steps, model
+        self.head: HeadPolicy | None = head
+        self.checkpoint, self.random_state, self.device = checkpoint, random_state, device
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path | RunFolder,
+        *,
+        steps: int | None = None,
+        head: HeadPolicy | None = None,
+        model: nn.Module | None = None,
+        checkpoint: Literal["best", "final"] = "best",
+        device: str = "cpu",
+    ) -> Self:
+        """The estimator of a run that can be adapted; the constructor, as scikit-learn's do, looks only at `fit`.
+
+        Raises:
+            FewstepError: The run is unfinished, or has learned something else.
+        """
+        initialisation(run, model, checkpoint, cls._loss)
+        return cls(_name(run), steps=steps, head=head, model=model, checkpoint=checkpoint, device=device)
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Adapt the initialisation to these examples.
+
+        Raises:
+            ValueError: Examples are of a wrong form, or of fewer than two classes.
+            FewstepError: The run cannot be adapted so.
+        """
+        X, y = self._validated(X, y, reset=True)
+        check_classification_targets(y)
+        self.classes_ = _at_least_two(np.unique(y))
+        return self._adapt(X, _labels(y, self.classes_))
+
+    def partial_fit(self, X: Any, y: Any, classes: Sequence[Any] | None = None) -> Self:  # noqa: N803
+        """Adapt the initialisation anew, to these examples and all before: the same as `fit` with all of them.
+
+        Args:
+            X: More examples, of one class or several.
+            y: Their labels.
+            classes: All classes that will come, at the first call. One that has not come yet has probability 0.
+
+        Raises:
+            ValueError: As for `fit`; or a label is none of the classes.
+        """
+        first = not hasattr(self, "classes_")
+        X, y = self._validated(X, y, reset=first)
+        check_classification_targets(y)
+        if first and classes is None:
+            raise ValueError("`classes` must hold all labels at the first call of partial_fit: got None. Give them.")
+        known = _at_least_two(np.unique(np.asarray(classes))) if first else self.classes_
+        labels = _labels(y, known)
+        if first:
+            self.classes_ = known
+            return self._adapt(X, labels)
+        return self._adapt(*(np.concatenate(both) for both in zip(self._support, (X, labels), strict=True)))
+
+    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Probability of each class `[examples, classes]`, in the order of `classes_`; not calibrated."""
+        outputs = self._outputs(X)
+        probabilities = np.zeros((len(outputs), len(self.classes_)))
+        probabilities[:, self._seen] = outputs.softmax(1).numpy()
+        return probabilities
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The most probable class of each example."""
+        most = self.predict_proba(X).argmax(1)
+        return self.classes_[most]
+
+    def _adapt(self, X: np.ndarray, labels: np.ndarray) -> Self:  # noqa: N803
+        """To the classes that have come; others have no example to tell them by."""
+        seen, own = np.unique(labels, return_inverse=True)
+        start = self._start(len(seen))
+        if self.run is None:
+            self.scale_ = _features_scale(X)
+        self.head_: HeadPolicy = head_policy(start, len(seen), self.head)
+        support = Batch(self._inputs(X), torch.tensor(own))
+        self._keep(fit_classifier(start, support, len(seen), self.steps_, self.head_, device=self.device))
+        self._support, self._seen = (X, labels), seen
+        return self
+
+
+@final
+class FewShotRegressor(RegressorMixin, _FewShot):
+    """A regressor that adapts a meta-learned initialisation to a few examples.
+
+    `X` is `[examples, features]` and `y` `[examples]` or `[examples, targets]`, in your own units: for a run on a table
+    they are standardised as the run's were, and predictions come back in your units.
+
+    Args:
+        run: A run folder or the name of a ready initialisation, trained by the mean squared error. None as for
+            `FewShotClassifier`; targets are standardised too.
+        steps: As for `FewShotClassifier`, like all that follow.
+        model: See there.
+        checkpoint: See there.
+        random_state: See there.
+        device: See there.
+
+    Attributes:
+        module_: The adapted module, float64, in evaluation mode: between standardised numbers, where there is `scale_`.
+        steps_: Gradient steps that it took.
+        n_features_in_: Numbers in an example; `shape_` is how they came.
+    """
+
+    _loss = "mse"
+
+    def __init__(
+        self,
+        run: str | Path | None = None,
+        *,
+        steps: int | None = None,
+        model: nn.Module | None = None,
+        checkpoint: Literal["best", "final"] = "best",
+        random_state: Any = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.run, self.steps, self.model = run, steps, model
+        self.checkpoint, self.random_state, self.device = checkpoint, random_state, device
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path | RunFolder,
+        *,
+        steps: int | None = None,
+        model: nn.Module | None = None,
+        checkpoint: Literal["best", "final"] = "best",
+        device: str = "cpu",
+    ) -> Self:
+        """As `FewShotClassifier.from_run`."""
+        initialisation(run, model, checkpoint, cls._loss)
+        return cls(_name(run), steps=steps, model=model, checkpoint=checkpoint, device=device)
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Adapt the initialisation to these examples.
+
+        Raises:
+            ValueError: Examples are of a wrong form.
+            FewstepError: The run cannot be adapted so.
+        """
+        X, y = self._validated(X, y, reset=True, multi_output=True, y_numeric=True)
+        return self._adapt(X, np.asarray(y, np.float64))
+
+    def partial_fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Adapt the initialisation anew, to these examples and all before: the same as `fit` with all of them.
+
+        Raises:
+            ValueError: As for `fit`; or these have other features or targets.
+        """
+        if not hasattr(self, "module_"):
+            return self.fit(X, y)
+        X, y = self._validated(X, y, reset=False, multi_output=True, y_numeric=True)
+        before, targets = self._support
+        if y.shape[1:] != targets.shape[1:]:
+            raise ValueError(
+                f"`y` must be as at the first call, {list(targets.shape[1:]) or 'a number'} for each example: got "
+                f"{list(y.shape[1:]) or 'a number'}. Give the same targets, or fit anew."
+            )
+        return self._adapt(np.concatenate([before, X]), np.concatenate([targets, y]))
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The targets of each example, in the form of those that were given."""
+        outputs = self._outputs(X)
+        outputs = outputs if self.scale_ is None else self.scale_.restore(outputs)
+        return outputs.numpy().reshape(-1, *self._support[1].shape[1:])
+
+    def _adapt(self, X: np.ndarray, y: np.ndarray) -> Self:  # noqa: N803
+        targets = torch.tensor(y.reshape(len(y), -1))
+        start = self._start(targets.shape[1])
+        if self.run is None:
+            self.scale_ = Standardization.fit([Batch(torch.tensor(X), targets)])
+        scaled = targets.float() if self.scale_ is None else self.scale_.targets(targets)
+        self._keep(fit_regressor(start, Batch(self._inputs(X), scaled), self.steps_, device=self.device))
+        self._support = X, y
+        return self
+
+
+def _name(run: str | Path | RunFolder) -> str:
+    """What a parameter of an estimator can be: copied, compared and printed."""
+    return str(run) if isinstance(run, str | Path) else str(run.path)
+
+
+def _features_scale(X: np.ndarray) -> Standardization:  # noqa: N803
+    rows = torch.tensor(X)
+    return Standardization.fit([Batch(rows, rows)])
+
+
+def _labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    strangers = np.setdiff1d(y, classes)
+    if len(strangers):
+        raise ValueError(
+            f"Labels must be among the classes of the first call, {classes.tolist()}: got {strangers.tolist()}. Name "
+            "all classes at the first call, or fit anew."
+        )
+    return np.searchsorted(classes, y)
+
+
+def _at_least_two(classes: np.ndarray) -> np.ndarray:
+    if len(classes) < 2:
+        raise ValueError(
+            f"A classifier needs two classes or more: got only one class, {classes.tolist()}. Add examples of another."
+        )
+    return classes
+
+
+def _fractions(pixels: np.ndarray) -> np.ndarray:
+    """Whole numbers from 0 to 255, or fractions from 0 to 1 -> fractions, float64."""
+    most = 255 if pixels.dtype.kind in "iu" else 1
+    if len(pixels) and (pixels.min() < 0 or pixels.max() > most):
+        raise ValueError(
+            f"Pixels must be whole numbers from 0 to 255 or fractions from 0 to 1: got {pixels.dtype} from "
+            f"{pixels.min():g} to {pixels.max():g}. Divide them by the level of white."
+        )
+    return pixels / most
+
+
+def _as_picture(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width of an example of this shape: as it says, or of a square if it is flat.
+
+    Raises:
+        ValueError: It is no picture.
+    """
+    if len(shape) == 2:
+        return (1, *shape)
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return shape
+    for channels in (1, 3) if len(shape) == 1 else ():
+        side = math.isqrt(shape[0] // channels)
+        if channels * side**2 == shape[0]:
+            return channels, side, side
+    raise ValueError(
+        "A picture is [height, width], [channels, height, width] with 1 or 3 channels, or a flattened square of that: "
+        f"got {list(shape)}. Reshape X, channels first."
+    )

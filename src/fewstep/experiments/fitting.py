@@ -1,0 +1,131 @@
+"""An initialisation, adapted to one data set of the user's: a classifier with its own classes, or a regressor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from fewstep.errors import NonFiniteError, RecipeError
+from fewstep.experiments.build import build_algorithm, mean_squared_error
+from fewstep.experiments.config import MetaAlgorithm
+from fewstep.experiments.runs import checked_device
+from fewstep.learners.heads import HeadPolicy, balanced_cross_entropy, head_name, with_head, with_ways
+from fewstep.learners.supervised import SupervisedLearner
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fewstep.core.algorithms import Algorithm
+    from fewstep.core.normalization import Normalization
+    from fewstep.core.types import Batch
+    from fewstep.experiments.initialisation import Initialisation
+    from fewstep.learners.supervised import Adapted, Loss
+
+DEFAULT_HEAD: HeadPolicy = "prototype"
+"""For another number of ways than trained: the best on meta-validation tasks (docs/results.md)."""
+
+
+def head_policy(start: Initialisation, ways: int, asked: HeadPolicy | None = None) -> HeadPolicy:
+    """Where the head begins: as asked, or else as trained if there are as many classes, or else by default.
+
+    Raises:
+        RecipeError: What is asked for is unknown, or cannot learn.
+    """
+    if asked is not None and asked not in get_args(HeadPolicy):
+        raise RecipeError(f"--head must be one of {', '.join(get_args(HeadPolicy))}: got {asked!r}.")
+    if asked == "trained" and ways != start.ways:
+        raise RecipeError(
+            f"The trained head is for {start.ways} classes: there are {ways}. Begin with another head "
+            "(zero, mean or prototype), or leave the choice to fewstep."
+        )
+    weight = f"{head_name(start.module)}.weight"
+    if asked in ("zero", "mean") and not _algorithm(start).rule.selects(weight):
+        raise RecipeError(
+            f"--head {asked} needs a head that the inner loop adapts: {start.recipe.name} leaves {weight} as it is, "
+            "and all classes would stay alike. Use --head prototype."
+        )
+    return asked or ("trained" if ways == start.ways else DEFAULT_HEAD)
+
+
+def fit_classifier(
+    start: Initialisation,
+    support: Batch,
+    ways: int,
+    steps: int,
+    head: HeadPolicy,
+    *,
+    device: str = "cpu",
+    loss: Loss = balanced_cross_entropy,
+) -> Adapted:
+    """Adapt to the classes of one support set.
+
+    The loss keeps the scale that it was trained with, whatever the number of ways: with more of it, the same rate would
+    mean longer steps. Each class weighs the same in it, however many examples it has.
+
+    Args:
+        start: From where.
+        support: Inputs as the module takes them `[examples, ...]`, images in [0, 1], and labels from 0 to ways - 1; on
+            the CPU.
+        ways: Classes.
+        steps: Gradient steps.
+        head: Where the head begins.
+        device: Where to compute.
+        loss: To descend.
+
+    Raises:
+        FewstepError: The module cannot be adapted so, says why; or adaptation diverges.
+    """
+    try:
+        learner = _learner(start, with_ways(start.module, ways), loss, device)
+        learner.load_meta(with_head(head, start.meta, start.module, support, ways, learner.normalization))
+        return _adapted(learner, support, steps)
+    except ValueError as error:
+        raise RecipeError(f"{start.recipe.name} cannot be adapted to these examples: {error}") from None
+
+
+def fit_regressor(start: Initialisation, support: Batch, steps: int, *, device: str = "cpu") -> Adapted:
+    """Adapt to one support set, by the mean squared error.
+
+    Args:
+        start: From where.
+        support: Inputs as the module takes them `[examples, ...]` and targets `[examples, targets]`, on the CPU.
+        steps: Gradient steps.
+        device: Where to compute.
+
+    Raises:
+        FewstepError: As for `fit_classifier`.
+    """
+    try:
+        learner = _learner(start, start.module, mean_squared_error, device)
+        learner.load_meta(start.meta)
+        return _adapted(learner, support, steps)
+    except ValueError as error:
+        raise RecipeError(f"{start.recipe.name} cannot be adapted to these examples: {error}") from None
+
+
+def _learner(start: Initialisation, module: nn.Module, loss: Loss, device: str) -> SupervisedLearner:
+    """One that adapts as in training, except that queries are judged by the support set's statistics."""
+    recipe = start.recipe
+    normalization: Normalization = "running" if recipe.normalization == "running" else "support"
+    return SupervisedLearner(
+        module,
+        loss,
+        _algorithm(start),
+        normalization=normalization,
+        loss_scale=start.ways if recipe.loss.scale == "ways" else recipe.loss.scale,
+        device=checked_device(device),
+    )
+
+
+def _adapted(learner: SupervisedLearner, support: Batch, steps: int) -> Adapted:
+    adapted = learner.adapt(support, steps)
+    if not all(value.isfinite().all() for value in adapted.params.values()):
+        raise NonFiniteError(
+            f"Adaptation must stay finite: after {steps} steps it is not. Take fewer (--steps), or begin with another "
+            "head (--head)."
+        )
+    return adapted
+
+
+def _algorithm(start: Initialisation) -> Algorithm:
+    assert isinstance(start.recipe.algorithm, MetaAlgorithm)
+    return build_algorithm(start.recipe.algorithm)
