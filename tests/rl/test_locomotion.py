@@ -21,6 +21,11 @@ NAMES = sorted(LOCOMOTION)
 SETTINGS = [(name, physics) for name in NAMES for physics in PHYSICS]
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log of warnings where it is
+
+
 def begin(name, physics, tasks=3, trajectories=2, threads=1, seed=0):
     environment = LOCOMOTION[name](physics, threads=threads)
     goals = environment.sample_tasks(tasks, generator(seed, "tasks")).double()
@@ -192,8 +197,7 @@ def test_an_ant_that_leaves_the_heights_ends_its_episode_and_stays_as_it_is():
 
 
 @pytest.mark.parametrize(("name", "physics"), SETTINGS)
-def test_a_simulation_that_breaks_down_ends_its_episode_alone_and_is_counted(name, physics, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
+def test_a_simulation_that_breaks_down_ends_its_episode_alone_and_is_counted(name, physics):
     environment, _, episodes, _ = begin(name, physics)
     episodes.simulation.batch.qvel[3] = 1e12
     action = torch.zeros(3, 2, environment.actions.size)
