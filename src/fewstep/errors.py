@@ -28,3 +28,7 @@ class NonFiniteError(FewstepError):
 
 class Interrupted(FewstepError):  # noqa: N818  (a request that was honoured, not a fault)
     """Training was asked to stop (Ctrl-C or SIGTERM) and did, after writing its checkpoint."""
+
+
+class EpisodeError(FewstepError):
+    """An environment of the user's own, or the process that ran it, failed in the middle of episodes."""

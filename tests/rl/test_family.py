@@ -1,0 +1,196 @@
+"""Gymnasium environments of the user's own, in this process and in workers."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep.core.rng import generator
+from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
+from fewstep.rl.environment import Continuous, Discrete
+from fewstep.rl.envs.family import GymnasiumFamily
+
+gymnasium = pytest.importorskip("gymnasium")
+
+from . import toys  # noqa: E402  (needs Gymnasium)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def sample(num_tasks, stream):
+    return torch.rand(num_tasks, 1, generator=stream)
+
+
+def family(make=toys.make_toy, **options):
+    return GymnasiumFamily(make, sample, 10, **options)
+
+
+def play(environment, tasks, trajectories=2, steps=6, seed=0):
+    episodes, first = environment.reset(torch.tensor(tasks).unsqueeze(1), trajectories, generator(seed, "start"))
+    stream = generator(seed, "actions")
+    shape = (len(tasks), trajectories, 2)
+    return [(first,), *(tuple(episodes.step(torch.randn(shape, generator=stream))) for _ in range(steps))]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    with family(workers=2) as environment:
+        yield environment
+
+
+def test_spaces_become_features_and_actions():
+    environment = family()
+    assert environment.observation_size == 4
+    assert environment.actions == Continuous(2)
+    assert family(toys.make_choosing).actions == Discrete(3)
+
+
+def test_one_seed_gives_one_set_of_trajectories_with_any_number_of_workers(two_workers):
+    tasks = [0.5, 1.0, 1.5]
+    alone = play(family(), tasks)
+    assert alone[0][0].shape == (3, 2, 4)
+    assert same(alone, play(two_workers, tasks))
+    assert same(alone, play(two_workers, tasks))
+    assert not same(alone, play(two_workers, tasks, seed=1))
+    assert same(play(family(), [0.5], trajectories=1), play(two_workers, [0.5], trajectories=1))  # fewer than workers
+
+
+def test_environments_that_are_given_tasks_do_as_new_ones_do():
+    made = []
+
+    def make(task):
+        made.append(task)
+        return toys.Toy(task)
+
+    environment = family(make, set_task=toys.retask)
+    for tasks in ([0.5, 1.0], [1.5], [0.1, 0.2, 0.3]):
+        assert same(play(environment, tasks), play(family(), tasks))
+    assert len(made) == 1 + 4 + 2 + 2  # to look at spaces; then only those that were missing
+
+
+def test_actions_are_mapped_to_the_environments_range_and_clipped():
+    environment = family()
+    episodes, _ = environment.reset(torch.ones(1, 1), 1, generator(0))
+    for action in ([-1.0, -1.0], [0.0, 0.5], [9.0, 1.0]):
+        episodes.step(torch.tensor(action).view(1, 1, 2))
+    taken = environment._runner.environment(0).actions
+    assert [action.tolist() for action in taken] == [[0.0, -4.0], [1.0, 2.0], [2.0, 4.0]]
+
+
+def test_choices_count_from_the_environments_own_start():
+    environment = family(toys.make_choosing)
+    episodes, _ = environment.reset(torch.ones(2, 1), 1, generator(0))
+    episodes.step(torch.tensor([[0], [2]]))
+    assert [environment._runner.environment(slot).actions[0].item() for slot in (0, 1)] == [5, 7]
+
+
+def test_termination_and_truncation_both_end_an_episode_and_nothing_more_is_paid(two_workers):
+    for environment in (family(), two_workers):
+        steps = play(environment, [2.0, 3.0, 1.0], trajectories=1)[1:]
+        ended = torch.stack([terminated for *_, terminated in steps]).squeeze(-1)
+        assert ended.int().argmax(0).tolist() == [3, 4, 0]
+        assert ended.any(0).tolist() == [True, True, False]
+        assert steps[3][1][0] != 0
+        assert not any(step[1][0] for step in steps[4:])
+        assert steps[5][0][0].equal(steps[3][0][0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_raises_is_named_with_its_task_and_where(workers, two_workers):
+    environment = two_workers if workers else family()
+    with pytest.raises(EpisodeError, match=r"`step` .* task \[13.0\] raised ArithmeticError: thirteen") as caught:
+        play(environment, [1.0, 13.0])
+    assert "in step" in "".join(caught.value.__notes__)
+    assert len(play(environment, [1.0, 1.0])) == 7  # and the family starts anew
+    with pytest.raises(EpisodeError, match=r"`make` .* task \[12.0\] raised ValueError: no such toy"):
+        play(environment, [1.0, 12.0])
+
+
+def test_a_worker_that_dies_is_an_error_at_once_and_leaves_no_process_behind():
+    with family(workers=2) as environment:
+        play(environment, [1.0, 1.0], steps=1)
+        pids = [process.pid for process in environment._runner._processes]
+        with pytest.raises(EpisodeError, match="worker 1, with episodes 2 to 3, was killed by SIGKILL"):
+            play(environment, [1.0, 14.0])
+        assert toys.wait_until_gone(pids)
+
+
+def test_workers_close_their_environments_and_end_with_the_family(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_TEST_MARKER", str(tmp_path / "closed"))
+    environment = family(workers=1)
+    (tmp_path / "closed").unlink()  # the one that was made to look at its spaces
+    play(environment, [1.0, 1.0], steps=1)
+    pids = [process.pid for process in environment._runner._processes]
+    del environment
+    gc.collect()
+    assert toys.wait_until_gone(pids)
+    assert (tmp_path / "closed").read_text() == "closed\n" * 4
+    assert not set(pids) & {process.pid for process in multiprocessing.active_children()}
+
+
+def test_an_observation_that_is_no_number_is_an_error_that_names_the_task():
+    with pytest.raises(NonFiniteError, match=r"after 3 steps, in task 1 .\[15.0\].*trajectory 0"):
+        play(family(), [1.0, 15.0])
+
+
+def test_an_action_that_is_no_number_is_an_error_that_says_where():
+    episodes, _ = family().reset(torch.ones(2, 1), 2, generator(0))
+    actions = torch.zeros(2, 2, 2)
+    actions[1, 0, 1] = torch.nan
+    with pytest.raises(NonFiniteError, match="task 1, trajectory 0, at time 0"):
+        episodes.step(actions)
+
+
+def test_what_cannot_be_sent_to_workers_is_refused_with_what_to_do():
+    with pytest.raises(FewstepError, match="top level of a module, or set workers=0"):
+        play(family(lambda task: toys.Toy(task), workers=1), [1.0])
+
+
+@pytest.mark.parametrize(("make", "what"), [(toys.Unbounded, "RescaleAction"), (toys.Seeing, "FlattenObservation")])
+def test_other_spaces_are_refused_with_the_wrapper_to_use(make, what):
+    with pytest.raises(FewstepError, match=what):
+        family(make)
+
+
+def test_wrong_actions_and_old_episodes_are_refused():
+    environment = family(toys.make_choosing)
+    old, _ = environment.reset(torch.ones(1, 1), 1, generator(0))
+    with pytest.raises(FewstepError, match="below 3"):
+        old.step(torch.tensor([[3]]))
+    with pytest.raises(FewstepError, match=r"\(1, 1\): got \(1, 1, 1\)"):
+        old.step(torch.tensor([[[0]]]))
+    environment.reset(torch.ones(1, 1), 1, generator(0))
+    with pytest.raises(FewstepError, match="one set at a time"):
+        old.step(torch.tensor([[0]]))
+
+
+def test_the_examples_tasks_differ_and_their_returns_do_not_depend_on_workers(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    examples = runpy.run_path(str(EXAMPLES / "gymnasium_families.py"))
+    for kind in ("cartpoles", "pendulums"):
+        first, again = (examples["random_returns"](examples[kind](), 4) for _ in range(2))
+        assert first.equal(again)
+        assert len(first.unique()) > 1
+    cartpole = examples["make_cartpole"]([0.8, 5.0]).unwrapped
+    assert (cartpole.length, cartpole.gravity, cartpole.polemass_length) == (0.8, 5.0, pytest.approx(0.08))
+    assert examples["pendulums"]().actions == Continuous(1)
+
+
+@pytest.mark.slow
+def test_the_example_runs_as_a_script_with_workers():
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "gymnasium_families.py")], capture_output=True, text=True, check=True
+    )
+    assert len(done.stdout.splitlines()) == 2
