@@ -270,6 +270,21 @@ class Clipped(_Wrapper):
         return self.rule(params, clipped, state, learned, step)
 
 
+@final
+@dataclass(frozen=True)
+class Slowed(_Wrapper):
+    """Makes every step after the first shorter by a factor; the paper's reinforcement learning halves them at test."""
+
+    factor: float
+
+    def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
+        """One step; see `UpdateRule`."""
+        moved, state = self.rule(params, grads, state, learned, step)
+        if step == 0:
+            return moved, state
+        return {name: value + self.factor * (moved[name] - value) for name, value in params.items()}, state
+
+
 @dataclass(frozen=True)
 class _Patterned(_Wrapper):
     """A wrapper that chooses parameters by name; a pattern that matches none is a mistake, not a choice."""

@@ -23,8 +23,7 @@ from fewstep.experiments.runs import (
     recipe_of,
     stored_data,
 )
-from fewstep.training.evaluation import Evaluation, mean_and_ci95
-from fewstep.training.evaluation import evaluate as evaluate_learner
+from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
 from fewstep.training.records import write_json
 
 if TYPE_CHECKING:
@@ -161,17 +160,16 @@ def _curves(
     split: Split,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    return evaluate_learner(
-        learner,
+    curves, fingerprint = measured(
+        lambda drawn: learner.evaluate(drawn, plan.steps, plan.normalization),
         data.distribution(split, plan.shots, plan.queries),
         tasks=as_many_as_there_are(plan.tasks, data, split),
-        steps=plan.steps,
         seed=plan.seed,
         split=split,
         at_once=data.at_once,
         progress=progress,
-        normalization=plan.normalization,
     )
+    return Evaluation(curves, fingerprint)
 
 
 def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
