@@ -41,6 +41,7 @@ _KIND = (
     "ways",
     "shots",
     "queries",
+    "trajectories",
     "normalization",
     "evaluation_seed",
     "fingerprint",

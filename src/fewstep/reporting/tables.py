@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from fewstep.reporting.reading import Entry
 
-_TITLE = ("metric", "split", "tasks", "ways", "shots", "queries")
+_TITLE = ("metric", "split", "tasks", "ways", "shots", "queries", "trajectories")
 _DETAILS = ("normalization", "checkpoint", "inner_lr", "fingerprint")
 _HEADERS = {"normalization": "normalized", "inner_lr": "rate"}
 USUAL_STEPS = (0, 1, 5, 10)
