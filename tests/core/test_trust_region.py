@@ -127,6 +127,12 @@ def test_damping_is_added_to_the_curvature() -> None:
     assert_same(went / went.norm(), along / along.norm(), atol=1e-9)
 
 
+def test_curvature_may_be_measured_on_some_of_the_tasks() -> None:
+    tasks = quadratic_tasks()
+    product = curvature_product(DIVERGENCE, START, tasks, TrustRegion(curvature_tasks=2, damping=0.0), vectorized())
+    assert_same(product(draw(SIZE, seed=3)), tasks["hessian"][:2].mean(0) @ draw(SIZE, seed=3))
+
+
 def test_a_tree_survives_being_a_vector() -> None:
     assert_same(unflatten(flatten(START), START), START, atol=0, rtol=0)
 

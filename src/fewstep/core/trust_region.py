@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import torch
 
-from fewstep.core.trees import detach, flatten, mean, unflatten
+from fewstep.core.trees import chunks, detach, flatten, mean, unflatten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,8 @@ class TrustRegion:
         max_divergence: delta, the radius.
         curvature: Products with the Hessian "exact"; or by "finite_differences" of gradients, as in the paper
             (section 5.3).
+        curvature_tasks: How many of the tasks, the first ones, products with the Hessian are averaged over; None: all.
+            They are most of the cost, and the line search checks on all tasks what comes of them.
         damping: Added to the Hessian's diagonal.
         iterations: Of the conjugate gradient.
         tolerance: Squared norm of the residual at which it stops.
@@ -68,6 +70,7 @@ class TrustRegion:
 
     max_divergence: float = 0.01
     curvature: Literal["exact", "finite_differences"] = "exact"
+    curvature_tasks: int | None = None
     damping: float = 1e-5
     iterations: int = 10
     tolerance: float = 1e-10
@@ -134,6 +137,7 @@ def curvature_product(
     Takes the arguments of `trust_region_step`. Vectors are `flatten`ed trees.
     """
     start = flatten(params)
+    tasks = chunks(tasks, config.curvature_tasks)[0]
 
     if config.curvature == "exact":
         products = over_tasks(_CurvatureProduct(divergence))

@@ -307,6 +307,8 @@ class Meta(Section):
     """Of the optimizer trpo: how far a meta-update may change the adapted policies."""
     curvature: Literal["exact", "finite_differences"] = "exact"
     """Of the optimizer trpo."""
+    curvature_tasks: PositiveInt | None = None
+    """Of the optimizer trpo: tasks that the curvature is measured on, by default all; fewer are faster."""
     clip_value: PositiveFloat | None = None
     clip_norm: PositiveFloat | None = None
 

@@ -69,6 +69,7 @@ def _given_for_reinforcement(recipe: Recipe) -> dict[str, bool]:
     return {
         "meta.max_kl": _changed(recipe.meta, "max_kl"),
         "meta.curvature": _changed(recipe.meta, "curvature"),
+        "meta.curvature_tasks": _changed(recipe.meta, "curvature_tasks"),
         "evaluate.trajectories": recipe.evaluate.trajectories is not None,
         "evaluate.later_steps": _changed(recipe.evaluate, "later_steps"),
         "tasks.trajectories": recipe.tasks.kind == "custom" and _changed(recipe.tasks, "trajectories"),

@@ -42,7 +42,9 @@ def illustrate(
     """
     curve = getattr(distribution, "curve", None)
     if isinstance(learner, ReinforcementLearner):
-        if isinstance(learner.environment, Navigation | Revealed) and isinstance(distribution, Mdps):
+        environment = learner.environment
+        seen = environment.environment if isinstance(environment, Revealed) else environment
+        if isinstance(seen, Navigation) and isinstance(distribution, Mdps):
             write_json(run.path / "illustration.json", _walks(distribution, learner, plan))
     elif curve is not None and (data.standardization is None or data.standardization.columns == (1, 1)):
         write_json(run.path / "illustration.json", _predictions(curve, data, learner.adapt, plan))

@@ -58,13 +58,15 @@ def _walks(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 def _draw(axes: Axes, goal: Sequence[float], step: int, walks: Sequence[Sequence[Sequence[float]]]) -> None:
     colour = _AFTER[min(step, len(_AFTER)) - 1] if step else _BEFORE
-    axes.add_collection(LineCollection(walks, colors=colour, linewidths=0.9, alpha=0.75, zorder=3))
+    axes.add_collection(LineCollection(walks, colors=colour, linewidths=0.7, alpha=0.6, zorder=3))
     for walk in walks:
         axes.plot(*walk[-1], "o", color=colour, ms=3.5, zorder=4)
-    axes.plot([], [], "o-", color=FAINT, ms=3.5, lw=0.9, label="an episode, to its last position")
+    axes.plot([], [], "o-", color=FAINT, ms=3.5, lw=0.9, label="episode")
     axes.plot(0, 0, "s", color=FAINT, ms=5, label="start", zorder=5)
-    axes.plot(*goal, "*", color=_GOAL, ms=11, mec="white", mew=0.6, label="goal (not observed)", zorder=6)
+    axes.plot(*goal, "*", color=_GOAL, ms=11, mec="white", mew=0.6, label="goal, not observed", zorder=6)
     dress(axes, title=f"after {counted(step, 'step')}" if step else "before adaptation")
     axes.set_xlim(-_REACH, _REACH)
     axes.set_ylim(-_REACH, _REACH)
+    axes.set_xticks([-0.5, 0, 0.5])
+    axes.set_yticks([-0.5, 0, 0.5])
     axes.set_aspect("equal")

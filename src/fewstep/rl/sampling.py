@@ -105,17 +105,18 @@ def _noise(environment: Environment, tasks: Mdp, trajectories: int, step: int) -
 
 
 def _check_finite(sampled: Trajectories, step: int) -> None:
-    for name in ("actions", "observations", "rewards"):
-        values = getattr(sampled, name)
+    for name in ("actions", "observations", "rewards"):  # of several, the first is the cause
+        values: Tensor = getattr(sampled, name)
         bad = ~values.isfinite().flatten(1).all(1)
         if bad.any():
-            when = f"after {step} inner steps" if step else "before adaptation"
             cure = (
-                "Lower the inner learning rate: the policy diverged."
-                if step or name == "actions"
-                else "Look at the environment: it must return finite numbers for every action."
+                "The policy diverged: lower the inner learning rate, or clip the inner gradient (algorithm.clip)."
+                if name == "actions"
+                else "Look at the environment, which must return finite numbers for every action; if actions grow "
+                "without bound, lower the inner learning rate."
             )
             raise NonFiniteError(
-                f"Observations, actions and rewards must be finite: {name} {when} are infinite or nan in "
+                f"Observations, actions and rewards must be finite: {name} "
+                f"{f'after inner step {step}' if step else 'before adaptation'} are infinite or nan in "
                 f"{int(bad.sum())} of {len(bad)} tasks (the first is task {int(bad.nonzero()[0])}). {cure}"
             )

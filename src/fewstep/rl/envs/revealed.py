@@ -20,34 +20,37 @@ class Revealed:
 
     Args:
         environment: The one to wrap; its tasks stay what they are.
+
+    Attributes:
+        environment: The same.
     """
 
     def __init__(self, environment: Environment) -> None:
-        self._environment = environment
+        self.environment = environment
         self._parameters = environment.sample_tasks(1, generator(0, "revealed")).shape[-1]
 
     @property
     def observation_size(self) -> int:
         """Of the observation and the task together."""
-        return self._environment.observation_size + self._parameters
+        return self.environment.observation_size + self._parameters
 
     @property
     def actions(self) -> ActionSpace:
         """As before."""
-        return self._environment.actions
+        return self.environment.actions
 
     @property
     def horizon(self) -> int:
         """As before."""
-        return self._environment.horizon
+        return self.environment.horizon
 
     def sample_tasks(self, num_tasks: int, generator: Generator) -> Tensor:
         """As before."""
-        return self._environment.sample_tasks(num_tasks, generator)
+        return self.environment.sample_tasks(num_tasks, generator)
 
     def reset(self, tasks: Tensor, trajectories: int, generator: Generator) -> tuple[Episodes, Tensor]:
         """As before, with the task in sight."""
-        episodes, observations = self._environment.reset(tasks, trajectories, generator)
+        episodes, observations = self.environment.reset(tasks, trajectories, generator)
         shown = _Shown(episodes, tasks)
         return shown, shown.with_task(observations)
 
