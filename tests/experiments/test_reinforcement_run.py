@@ -127,6 +127,7 @@ def test_commands_that_mean_nothing_here_say_so(run: Any, fewstep: Any) -> None:
         ("meta.clip_norm=1.0", "cannot follow meta.clip_norm"),
         ("evaluate.shots=3", "cannot follow evaluate.shots"),
         ("execution.compile=true", "cannot follow execution.compile"),
+        ("model.norm=batch", "cannot follow model.norm"),
         ("loss.discount=1.5", "loss.discount"),
         ("tasks.trajectories=0", "tasks.trajectories"),
         ("meta.max_kl=0.0", "meta.max_kl"),

@@ -193,6 +193,17 @@ def test_reptile_is_refused() -> None:
         learner(algorithms.reptile(Sgd(0.1)))
 
 
+def test_batch_normalisation_is_refused_and_dropout_is_off() -> None:
+    def policy(layer: nn.Module) -> nn.Module:
+        return policy_for(NAVIGATION.actions, nn.Sequential(nn.Linear(2, 4), layer, nn.Linear(4, 2)))
+
+    algorithm = algorithms.maml(Sgd(0.3))
+    with pytest.raises(ValueError, match="whatever stands beside it"):
+        ReinforcementLearner(NAVIGATION, policy(nn.BatchNorm1d(4)), algorithm)
+    agent = ReinforcementLearner(NAVIGATION, policy(nn.Dropout(0.5)), algorithm, trajectories=3)
+    assert agent.evaluate(tasks(), 1)["return"].equal(agent.evaluate(tasks(), 1)["return"])
+
+
 def test_state_goes_on_bit_for_bit() -> None:
     one, other = learner(algorithms.maml(Sgd(0.3))), learner(algorithms.maml(Sgd(0.3)))
     one.step(tasks())

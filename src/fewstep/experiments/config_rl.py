@@ -83,6 +83,7 @@ def _without_meaning(recipe: Recipe) -> dict[str, bool]:
     kind = recipe.algorithm.kind
     return {
         f"algorithm.kind = {kind!r}": kind in ("reptile", "averaging", "pretrained"),
+        "model.norm": getattr(recipe.model, "norm", "none") != "none",
         "normalization": recipe.normalization != "transductive",
         "execution.compile": recipe.execution.compile,
         "execution.remat": recipe.execution.remat,

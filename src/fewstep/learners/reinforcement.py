@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 class Recording(NamedTuple):
     """All that a meta-update needs to know of a task's adaptation.
@@ -91,8 +93,8 @@ class ReinforcementLearner:
         device: Where parameters and computation live.
 
     Raises:
-        ValueError: The policy cannot be meta-learned as it is, the rule's patterns do not fit it, or the algorithm
-            descends something else than the loss after adaptation.
+        ValueError: The policy cannot be meta-learned as it is or has batch normalisation, the rule's patterns do not
+            fit it, or the algorithm descends something else than the loss after adaptation.
     """
 
     def __init__(
@@ -115,7 +117,13 @@ class ReinforcementLearner:
                 "Reinforcement learning takes algorithms that descend the loss after adaptation, such as maml, fomaml, "
                 f"anil, meta_sgd and joint: got one with gradient={algorithm.gradient!r}. Use one of these."
             )
+        if any(isinstance(part, _BATCH_NORMS) for part in policy.modules()):
+            raise ValueError(
+                "A policy must act on an observation in the same way whatever stands beside it: got one with batch "
+                "normalisation, whose statistics differ between sampling and the meta-update. Use none, or LayerNorm."
+            )
         self.policy = FunctionalModule(policy).to(device)
+        self.policy.train(False)  # what was sampled and what is replayed must not differ by dropout
         check_rule(algorithm.rule, self.policy.params)
         self.environment, self.algorithm = environment, algorithm
         self.iteration = 0
