@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from fewstep.core import algorithms
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rng import generator
-from fewstep.core.rules import LearnedSgd, Momentum, Only, Sgd, Slowed
+from fewstep.core.rules import Adam, LearnedSgd, Momentum, Only, Sgd, Slowed
 from fewstep.core.running import traced
 from fewstep.core.trees import flatten, index, unflatten
 from fewstep.core.trust_region import TrustRegion, curvature_product
@@ -114,12 +115,33 @@ def test_first_order_differs_from_second_order_and_adapts_alike() -> None:
     assert (gradients[0] - gradients[1]).norm() > 0.01 * gradients[0].norm()
 
 
-def test_the_replay_arrives_where_the_adaptation_did() -> None:
-    agent = learner(algorithms.maml(Momentum(0.2), steps=3))
-    *_, last = agent._adaptation(tasks(1), 3, 5, agent.algorithm.rule, Stopwatch())
-    recording, _ = agent._collect(tasks(1), Stopwatch())
-    replayed = agent._adapted(agent.meta, index(recording, 0))
-    assert_same({name: value[0] for name, value in last.params.items()}, replayed)
+@dataclass(frozen=True)
+class NormalizedSgd:
+    """Steps of one length along the whole gradient: no elementwise rule."""
+
+    second_order = True
+
+    def selects(self, name: str) -> bool:
+        return True
+
+    def hyperparameters(self, params: Any) -> Any:
+        return {}
+
+    def init(self, params: Any) -> Any:
+        return {}
+
+    def __call__(self, params: Any, grads: Any, state: Any, learned: Any, step: int) -> Any:
+        length = flatten(grads).norm()
+        return {name: value - 0.1 * grads[name] / length for name, value in params.items()}, state
+
+
+@pytest.mark.parametrize("rule", [Momentum(0.2), NormalizedSgd(), LearnedSgd(0.2, per="tensor"), Adam(0.01)])
+def test_the_replay_of_each_task_arrives_where_its_adaptation_did(rule: Any) -> None:
+    agent = learner(algorithms.maml(rule, steps=3))
+    *_, last = agent._adaptation(tasks(), 3, 5, agent.algorithm.rule, Stopwatch())
+    recording, _ = agent._collect(tasks(), Stopwatch())
+    for task in range(3):
+        assert_same(index(last.params, task), agent._adapted(agent.meta, index(recording, task)))
 
 
 @pytest.mark.parametrize(

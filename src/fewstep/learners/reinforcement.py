@@ -14,7 +14,7 @@ from fewstep.core.context import vmapped
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import QueryGradient
 from fewstep.core.over_tasks import vectorized
-from fewstep.core.rules import Slowed, UpdateRule, check_rule, selected
+from fewstep.core.rules import InEachTask, Slowed, UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
 from fewstep.core.trees import detach, index
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
@@ -200,7 +200,8 @@ class ReinforcementLearner:
         shared = {name: leaf.expand(len(tasks.seed), *leaf.shape) for name, leaf in self.meta.model.items()}
         support: list[Experience] = []
         # Walks along `support` while it grows: each step learns from what was sampled with the parameters before it.
-        path = adaptation_path(self._inner_loss_of_all, MetaParams(shared, self.meta.rule), support, rule)
+        meta = MetaParams(shared, self.meta.rule)
+        path = adaptation_path(self._inner_loss_of_all, meta, support, InEachTask(rule))
         for step, params in zip(range(steps + 1), path, strict=False):
             watch.lap("adaptation")
             sampled = self._sampled(params, tasks, trajectories, step)
