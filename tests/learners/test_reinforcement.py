@@ -146,7 +146,11 @@ def test_the_replay_of_each_task_arrives_where_its_adaptation_did(rule: Any) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"over_tasks": sequential()}, {"over_tasks": vectorized(2)}, {"over_tasks": vectorized(2, traced), "run": traced}],
+    [
+        {"over_tasks": sequential()},
+        {"over_tasks": vectorized(2)},
+        {"over_tasks": vectorized(None, traced), "run": traced},
+    ],
 )
 def test_every_way_of_mapping_over_tasks_gives_the_same_update(options: dict[str, Any]) -> None:
     few = TrustRegion(iterations=4)  # rounding grows with every iteration of the conjugate gradient
