@@ -67,3 +67,12 @@ def test_variants_learn_from_one_drawing_of_each_character(tmp_path, recipe, ite
         pytest.skip("set FEWSTEP_DATA to a folder that holds omniglot/")
     run = fewstep.train(recipe, out=tmp_path / "run", settings=[f"meta.iterations={iterations}"])
     assert means(fewstep.evaluate(run, split="val", tasks=200))[steps] > least
+
+
+def test_navigation_finds_a_goal_in_one_gradient_step(tmp_path):
+    """A fifth of the recipe's iterations; the paper has -40 before adaptation and -12 after one step."""
+    run = fewstep.train("navigation", out=tmp_path / "run", settings=["meta.iterations=20"])
+    before, once, *_, last = means(fewstep.evaluate(run, split="val"))
+    assert -50 < before < -30
+    assert once > -15
+    assert last > -8

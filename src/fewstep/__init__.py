@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fewstep.experiments.loading import load
     from fewstep.experiments.runs import ready, standardization
     from fewstep.experiments.train_run import train
+    from fewstep.learners.reinforcement import ReinforcementLearner
     from fewstep.learners.supervised import SupervisedLearner
     from fewstep.tasks.few_shot import FewShot
 
@@ -48,6 +49,7 @@ _HOME = {
     "fewstep.experiments.loading": ("load",),
     "fewstep.experiments.runs": ("ready", "standardization"),
     "fewstep.experiments.train_run": ("train",),
+    "fewstep.learners.reinforcement": ("ReinforcementLearner",),
     "fewstep.learners.supervised": ("SupervisedLearner",),
     "fewstep.tasks.few_shot": ("FewShot",),
 }
@@ -67,6 +69,7 @@ __all__ = [
     "MetaParams",
     "Momentum",
     "Only",
+    "ReinforcementLearner",
     "Sgd",
     "SupervisedLearner",
     "Task",

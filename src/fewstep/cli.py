@@ -196,6 +196,7 @@ def evaluate(
     split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
     normalization: Annotated[NormalizationName | None, typer.Option(help="Batch normalisation of queries.")] = None,
     method: Annotated[MethodName | None, typer.Option(help="Of a pretrained classifier.")] = None,
+    trajectories: Annotated[int | None, typer.Option(min=1, help="Of an environment: episodes for each step.")] = None,
     checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
     data: DataOption = None,
     device: DeviceOption = "cpu",
@@ -215,10 +216,11 @@ def evaluate(
         "queries": queries,
         "normalization": normalization and normalization.value,
         "method": method and method.value,
+        "trajectories": trajectories,
     }
     variants = [asked]
     if not as_json and not any(asked.values()):
-        variants += [variant.model_dump() for variant in recipe.evaluate.variants]
+        variants += [asked | variant.model_dump() for variant in recipe.evaluate.variants]
     results: list[dict[str, Any]] = []
     for variant in variants:
         with messages.status("Evaluating") as status:
@@ -504,7 +506,8 @@ class TrainingProgress:
         self._task: TaskID | None = None
         self._shown = self._started = time.monotonic()
         self._first = self._done = 0
-        self._loss: float | None = None
+        self._told = ""
+        self._mean: float | None = None
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
@@ -521,20 +524,23 @@ class TrainingProgress:
             self._first, self._started = iteration, now
             self._task = self._bar.add_task(self._name, total=self._total, completed=iteration, state="")
         self._done = iteration
-        if "query_loss" in record:
-            loss = record["query_loss"]
-            self._loss = loss if self._loss is None else 0.99 * self._loss + 0.01 * loss
+        key, name, memory = (
+            ("return_after", "return", 0.8) if "return_after" in record else ("query_loss", "loss", 0.99)
+        )
+        if key in record:
+            value = record[key]
+            self._mean = value if self._mean is None else memory * self._mean + (1 - memory) * value
+            self._told = f"{name} {self._mean:.4g}"
         rate = (iteration - self._first) * self._batch_size / max(now - self._started, 1e-9)
         if "val_score" in record and not messages.is_terminal:
             shown = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in ("val_score", "val_steps"))
             messages.print(
-                f"{self._name}: iteration {iteration} of {self._total}, loss {self._loss:.4g}, {shown}, "
-                f"{rate:.0f} tasks/s",
+                f"{self._name}: iteration {iteration} of {self._total}, {self._told}, {shown}, {rate:.0f} tasks/s",
                 soft_wrap=True,
             )
         if now - self._shown > 0.2 or iteration == self._total:
             self._shown = now
-            self._bar.update(self._task, completed=iteration, state=f"loss {self._loss:.4g}  {rate:,.0f} tasks/s")
+            self._bar.update(self._task, completed=iteration, state=f"{self._told}  {rate:,.0f} tasks/s")
 
 
 def main() -> None:

@@ -45,6 +45,9 @@ def test_every_recipe_parses_and_runs_two_tiny_iterations(
     small += ["meta.batch_size=3", "tasks.pool=3"] if "averaging" in name else ["meta.batch_size=2"]
     if load_recipe(name).tasks.kind in ("sinusoid", "table"):
         small += ["model.hidden=[4]"]
+    elif load_recipe(name).tasks.kind == "navigation":
+        small += ["model.hidden=[4]", "tasks.trajectories=2", "tasks.horizon=5", "evaluate.trajectories=3"]
+        small += ["execution.over_tasks=vectorized"]
     else:
         # One task after the other: recording them together takes longer than running them twice.
         small += ["model.filters=4"] if load_recipe(name).model.kind == "convnet" else ["model.hidden=[4]"]

@@ -84,3 +84,12 @@ def test_compiled_its_meta_gradient_is_the_one_in_float64():
     torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-4, atol=0)
     difference = sum((a.double() - b).square().sum() for a, b in zip(gradients, expected, strict=True))
     assert difference.sqrt() < 1e-3 * expected_norm
+
+
+def test_xavier_draws_glorots_uniform_weights_and_zero_biases():
+    torch.manual_seed(0)
+    network = mlp(30, 20, (100,), init="xavier")
+    bound = (6 / 130) ** 0.5
+    weight = network.get_submodule("body.0.linear").weight
+    assert 0.95 * bound < weight.abs().max() <= bound
+    assert not network.get_submodule("head").bias.any()

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias, final
 import torch
 from torch import Tensor
 
+from fewstep.core.context import vmapped
 from fewstep.core.types import Params
 
 State: TypeAlias = dict[str, Params]
@@ -268,6 +269,39 @@ class Clipped(_Wrapper):
         """One step; see `UpdateRule`."""
         clipped = {name: grad.clamp(-self.bound, self.bound) for name, grad in grads.items()}
         return self.rule(params, clipped, state, learned, step)
+
+
+@final
+@dataclass(frozen=True)
+class Slowed(_Wrapper):
+    """Makes every step after the first shorter by a factor; the paper's reinforcement learning halves them at test."""
+
+    factor: float
+
+    def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
+        """One step; see `UpdateRule`."""
+        moved, state = self.rule(params, grads, state, learned, step)
+        if step == 0:
+            return moved, state
+        return {name: value + self.factor * (moved[name] - value) for name, value in params.items()}, state
+
+
+@final
+@dataclass(frozen=True)
+class InEachTask(_Wrapper):
+    """A rule for parameters that lead with a `tasks` axis: what it does in each task, it does as if alone."""
+
+    def init(self, params: Params) -> State:
+        """The state of every task."""
+        return vmapped(self.rule.init)(params)
+
+    def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
+        """One step; see `UpdateRule`. What is learned, all tasks share."""
+
+        def one(params: Params, grads: Params, state: State) -> tuple[Params, State]:
+            return self.rule(params, grads, state, learned, step)
+
+        return vmapped(one)(params, grads, state)
 
 
 @dataclass(frozen=True)

@@ -136,3 +136,18 @@ def signature(tree: Any) -> Any:
     if _is_sequence(tree):
         return (type(tree), *[signature(branch) for branch in tree])
     return repr(tree)
+
+
+def flatten(tree: Any) -> Tensor:
+    """All leaves as one vector, in the order of `leaves`."""
+    return torch.cat([leaf.reshape(-1) for leaf in leaves(tree)])
+
+
+def unflatten(vector: Tensor, like: Any) -> Any:
+    """The tree whose `flatten` is `vector`, shaped like another."""
+    parts = iter(torch.split(vector, [leaf.numel() for leaf in leaves(like)]))
+
+    def part(leaf: Tensor) -> Tensor:
+        return next(parts).view(leaf.shape)
+
+    return tree_map(part, like)

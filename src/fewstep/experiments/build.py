@@ -13,6 +13,7 @@ from fewstep.core import algorithms
 from fewstep.core.rng import derived_seed
 from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Only, Sgd, UpdateRule
 from fewstep.errors import RecipeError
+from fewstep.experiments.build_reinforcement import build_reinforcement_learner, policy_shape
 from fewstep.experiments.config import (
     Averaging,
     ConvNetModel,
@@ -22,6 +23,7 @@ from fewstep.experiments.config import (
     MlpModel,
     Pretrained,
     Recipe,
+    ReinforceLoss,
     SinusoidTasks,
     TableTasks,
 )
@@ -29,6 +31,7 @@ from fewstep.experiments.execution import build_execution
 from fewstep.learners.averaging import AveragingLearner
 from fewstep.learners.nearest_neighbour import NearestNeighbour
 from fewstep.learners.pretrained import PretrainedLearner, feature_network, few_shot_network
+from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.learners.supervised import SupervisedLearner
 from fewstep.models.context import WithContext
 from fewstep.models.convnet import ConvNet
@@ -38,8 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fewstep.learners.supervised import Loss, OptimizerFactory
+    from fewstep.rl.environment import Environment
 
-BuiltLearner: TypeAlias = SupervisedLearner | AveragingLearner | PretrainedLearner
+BuiltLearner: TypeAlias = SupervisedLearner | AveragingLearner | PretrainedLearner | ReinforcementLearner
 
 
 def shapes_of(recipe: Recipe) -> tuple[tuple[int, ...], int] | None:
@@ -53,13 +57,16 @@ def shapes_of(recipe: Recipe) -> tuple[tuple[int, ...], int] | None:
     return ((len(tasks.inputs),), len(tasks.targets)) if isinstance(tasks, TableTasks) else None
 
 
-def build_model(recipe: Recipe, custom: nn.Module | None = None, copy: int = 0) -> nn.Module:
+def build_model(
+    recipe: Recipe, custom: nn.Module | None = None, copy: int = 0, environment: Environment | None = None
+) -> nn.Module:
     """The model with its initial parameters, which depend on the recipe's seed alone.
 
     Args:
         recipe: Says which.
         custom: The module, for `model.kind = "custom"`.
         copy: Which of several independent initialisations.
+        environment: Gives the shapes of a policy's network.
 
     Raises:
         RecipeError: A custom module is asked for and not given, or the other way round.
@@ -74,7 +81,7 @@ def build_model(recipe: Recipe, custom: nn.Module | None = None, copy: int = 0) 
         return custom
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "model", copy))
-        shapes = shapes_of(recipe)
+        shapes = policy_shape(environment) if environment is not None else shapes_of(recipe)
         assert shapes is not None
         assert not isinstance(model, CustomModel)
         return _network(model, *shapes)
@@ -128,6 +135,7 @@ def build_learner(
     *,
     module: nn.Module | None = None,
     loss: Loss | None = None,
+    environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
     """The learner that the recipe describes, before its first meta-update.
@@ -136,14 +144,19 @@ def build_learner(
         recipe: The experiment.
         module: The user's own model.
         loss: The user's own loss.
+        environment: Of the tasks, for reinforcement learning.
         device: Where it computes.
 
     Raises:
         RecipeError: The recipe does not fit the model, or lacks one.
     """
+    model, algorithm = build_model(recipe, module, environment=environment), recipe.algorithm
     loss, metrics = _loss(recipe, loss)
-    model, algorithm = build_model(recipe, module), recipe.algorithm
     try:
+        if isinstance(recipe.loss, ReinforceLoss):
+            assert isinstance(algorithm, MetaAlgorithm)
+            assert environment is not None
+            return build_reinforcement_learner(recipe, model, build_algorithm(algorithm), environment, device)
         if isinstance(algorithm, Averaging):
             return AveragingLearner(
                 [build_model(recipe, module, copy) for copy in range(recipe.meta.batch_size)],
@@ -213,8 +226,8 @@ def _few_shot(
 
 
 def metric_of(recipe: Recipe) -> str:
-    """The metric that results are told in: accuracy for classification, else the loss."""
-    return "accuracy" if recipe.loss.kind == "cross_entropy" else "loss"
+    """The metric that results are told in: accuracy for classification, returns of an environment, else the loss."""
+    return {"cross_entropy": "accuracy", "reinforce": "return"}.get(recipe.loss.kind, "loss")
 
 
 def _loss(recipe: Recipe, custom: Loss | None) -> tuple[Loss, dict[str, Loss]]:

@@ -4,6 +4,8 @@ A recipe is a TOML file that lists what differs from the defaults here. Whatever
 impossible is a `RecipeError` that names the file, the key and the valid keys.
 """
 
+# ruff: noqa: RUF012 (pydantic copies mutable defaults)
+
 from __future__ import annotations
 
 import math
@@ -11,17 +13,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     model_validator,
 )
 
-_MOST = 10**9  # beyond it, memory would end before patience
-NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
-PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
-Size = Annotated[int, Field(gt=0, le=10**6)]
+from fewstep.experiments.config_rl import EnvironmentTasks, NavigationTasks, ReinforceLoss, check_reinforcement
+from fewstep.experiments.section import NonNegativeInt, PositiveInt, Section, Size
+
 Split = Literal["train", "val", "test"]
 
 
@@ -38,11 +37,7 @@ Method = Literal["finetune", "nearest_neighbour"]
 Distance = Literal["euclidean", "cosine"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
-
-
-class SinusoidTasks(_Section):
+class SinusoidTasks(Section):
     """y = A sin(x - phi); see `fewstep.tasks.sinusoid`."""
 
     kind: Literal["sinusoid"]
@@ -54,7 +49,7 @@ class SinusoidTasks(_Section):
     """Meta-train on this many fixed sinusoids instead of the whole distribution."""
 
 
-class ImageTasks(_Section):
+class ImageTasks(Section):
     """N-way, K-shot classification of images; see `fewstep.tasks.few_shot`."""
 
     ways: Annotated[int, Field(ge=2, le=10**6)] = 5
@@ -135,7 +130,7 @@ class FolderTasks(ImageTasks):
         return self
 
 
-class TableTasks(_Section):
+class TableTasks(Section):
     """The user's own table; see `fewstep.tasks.table`."""
 
     kind: Literal["table"]
@@ -152,19 +147,20 @@ class TableTasks(_Section):
     """Of the tasks."""
 
 
-class CustomTasks(_Section):
-    """A task distribution passed from Python."""
+class CustomTasks(EnvironmentTasks):
+    """A task distribution passed from Python; with loss.kind = "reinforce", an environment."""
 
     kind: Literal["custom"]
 
 
-class MlpModel(_Section):
+class MlpModel(Section):
     """Fully connected; see `fewstep.models.mlp`."""
 
     kind: Literal["mlp"]
     context: Annotated[int, Field(ge=0, le=10**6)] = 0
     """Features (of images: channels) that are parameters, appended to every input; see `fewstep.models.context`."""
     hidden: list[Size] = [40, 40]
+    init: Literal["torch", "xavier"] = "torch"
     init_std: PositiveFloat | None = None
     norm: Literal["none", "batch"] = "none"
     norm_gain: bool = False
@@ -172,6 +168,8 @@ class MlpModel(_Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if self.init != "torch" and self.init_std is not None:
+            raise ValueError("model.init_std and model.init = 'xavier' exclude each other: remove one")
         if self.context and self.norm == "batch":
             raise ValueError(
                 "model.context has no effect with model.norm = 'batch', which takes away what all examples share: "
@@ -180,7 +178,7 @@ class MlpModel(_Section):
         return self
 
 
-class ConvNetModel(_Section):
+class ConvNetModel(Section):
     """Convolutional classifier; see `fewstep.models.convnet`."""
 
     kind: Literal["convnet"]
@@ -196,13 +194,13 @@ class ConvNetModel(_Section):
     head_std: PositiveFloat | None = None
 
 
-class CustomModel(_Section):
+class CustomModel(Section):
     """A module passed from Python."""
 
     kind: Literal["custom"]
 
 
-class Loss(_Section):
+class Loss(Section):
     """What is descended, inside and outside."""
 
     kind: Literal["mse", "cross_entropy", "custom"]
@@ -216,7 +214,7 @@ class Loss(_Section):
         return self
 
 
-class MetaAlgorithm(_Section):
+class MetaAlgorithm(Section):
     """A gradient-based meta-learner; see `fewstep.core.algorithms`."""
 
     kind: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "joint"]
@@ -258,7 +256,7 @@ class MetaAlgorithm(_Section):
         return self
 
 
-class Averaging(_Section):
+class Averaging(Section):
     """Separate networks, one per task, averaged (appendix C); see `fewstep.learners.averaging`."""
 
     kind: Literal["averaging"]
@@ -272,7 +270,7 @@ class Averaging(_Section):
         return 0
 
 
-class Pretrained(_Section):
+class Pretrained(Section):
     """A classifier of all meta-train classes, then of few (section 5.2); see `fewstep.learners.pretrained`."""
 
     kind: Literal["pretrained"]
@@ -290,10 +288,11 @@ class Pretrained(_Section):
     """Between features of neighbours."""
 
 
-class Meta(_Section):
+class Meta(Section):
     """The outer loop."""
 
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "trpo"] = "adam"
+    """"trpo" for reinforcement learning, and only there; see `fewstep.core.trust_region`."""
     lr: PositiveFloat = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of the optimizer sgd."""
@@ -304,6 +303,12 @@ class Meta(_Section):
     batch_size: Size = 25
     """Tasks per meta-update; images, for `algorithm.kind = "pretrained"`."""
     iterations: NonNegativeInt = 10_000
+    max_kl: PositiveFloat = 0.01
+    """Of the optimizer trpo: how far a meta-update may change the adapted policies."""
+    curvature: Literal["exact", "finite_differences"] = "exact"
+    """Of the optimizer trpo."""
+    curvature_tasks: PositiveInt | None = None
+    """Of the optimizer trpo: tasks that the curvature is measured on, by default all; fewer are faster."""
     clip_value: PositiveFloat | None = None
     clip_norm: PositiveFloat | None = None
 
@@ -314,7 +319,7 @@ class Meta(_Section):
         return self
 
 
-class Validation(_Section):
+class Validation(Section):
     """Watching meta-validation tasks while training, to keep the best meta-parameters."""
 
     every: PositiveInt = 1000
@@ -329,7 +334,7 @@ class Validation(_Section):
     """Stop after this many validations without improvement."""
 
 
-class Variant(_Section):
+class Variant(Section):
     """A further evaluation beside the first, different in what it gives."""
 
     shots: PositiveInt | None = None
@@ -338,7 +343,7 @@ class Variant(_Section):
     method: Method | None = None
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """What `fewstep evaluate` does by default."""
 
     tasks: PositiveInt = 600
@@ -349,6 +354,10 @@ class Evaluate(_Section):
     normalization: Normalization | None = None
     method: Method | None = None
     """Of a pretrained classifier; by default that of the algorithm."""
+    trajectories: Size | None = None
+    """Of an environment: episodes for each step and each result; by default as many as in training."""
+    later_steps: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Of reinforcement learning: factor on inner steps after the first, in validation too."""
     variants: list[Variant] = []
     """Printed beside it."""
     seed: int = 0
@@ -359,11 +368,12 @@ class Evaluate(_Section):
     """Distances between neighbours to choose from, likewise."""
 
 
-class Execution(_Section):
+class Execution(Section):
     """How the map over tasks runs; see `fewstep.core.over_tasks`."""
 
     over_tasks: Literal["auto", "vectorized", "sequential"] = "auto"
     chunk_size: PositiveInt | None = None
+    """Tasks computed together; by default all. Environments' tasks are thousands of actions each: 2 are fastest."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """Threads inside operations; by default torch's choice. Small networks are fastest with 1."""
     compile: bool = False
@@ -386,16 +396,23 @@ PAYS_TO_COMPILE = {"mlp": 20_000, "convnet": 2_000}
 """Iterations from which compiling saves more time than it takes, by the kind of model."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole experiment."""
 
     name: str = "custom"
     tasks: Annotated[
-        SinusoidTasks | OmniglotTasks | GlyphsTasks | MiniImagenetTasks | FolderTasks | TableTasks | CustomTasks,
+        SinusoidTasks
+        | OmniglotTasks
+        | GlyphsTasks
+        | MiniImagenetTasks
+        | FolderTasks
+        | TableTasks
+        | NavigationTasks
+        | CustomTasks,
         Field(discriminator="kind"),
     ]
     model: Annotated[MlpModel | ConvNetModel | CustomModel, Field(discriminator="kind")]
-    loss: Loss
+    loss: Annotated[Loss | ReinforceLoss, Field(discriminator="kind")]
     algorithm: Annotated[MetaAlgorithm | Averaging | Pretrained, Field(discriminator="kind")]
     meta: Meta = Meta()
     validation: Validation = Validation()
@@ -420,7 +437,8 @@ class Recipe(_Section):
                     f"model.blocks = {self.model.blocks} halve an image of {self.tasks.image_size} pixels to nothing: "
                     f"at most {most} leave one"
                 )
-        if self.model.kind == "mlp" and self.tasks.kind == "custom":
+        check_reinforcement(self)
+        if self.model.kind == "mlp" and self.tasks.kind == "custom" and self.loss.kind != "reinforce":
             raise ValueError("model.kind = 'mlp' takes its shapes from the tasks: use 'custom' and pass a module")
         if self.normalization == "running" and self.model.kind != "custom":
             raise ValueError("normalization = 'running' needs a pretrained module of your own (model.kind = 'custom')")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fewstep.errors import DataError, RecipeError
+from fewstep.experiments.build_reinforcement import build_environment
 from fewstep.experiments.config import (
     FolderTasks,
     GlyphsTasks,
@@ -16,10 +17,12 @@ from fewstep.experiments.config import (
     OmniglotTasks,
     Pretrained,
     Recipe,
+    ReinforceLoss,
     SinusoidTasks,
     Split,
     TableTasks,
 )
+from fewstep.rl.sampling import Mdps
 from fewstep.tasks import glyphs, miniimagenet, omniglot, table
 from fewstep.tasks.all_classes import AllClasses
 from fewstep.tasks.few_shot import FewShot
@@ -31,7 +34,11 @@ from fewstep.tasks.sinusoid import Sinusoid
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.rl.environment import Environment
     from fewstep.tasks.task import TaskDistribution
+
+CustomTasks: TypeAlias = "TaskDistribution | Mapping[str, TaskDistribution] | Environment"
+"""What may be passed from Python: a distribution for every split, or one for each; or an environment."""
 
 
 class Data(NamedTuple):
@@ -43,6 +50,7 @@ class Data(NamedTuple):
         standardization: Between the user's units and the model's, for tables.
         at_once: Tasks to evaluate together; None: all.
         available: Number of tasks in a split, where it is finite: more are not evaluated.
+        environment: That the tasks are of, in reinforcement learning.
     """
 
     distribution: Callable[[Split, int | None, int | None], TaskDistribution]
@@ -50,12 +58,13 @@ class Data(NamedTuple):
     standardization: table.Standardization | None = None
     at_once: int | None = None
     available: Callable[[Split], int] | None = None
+    environment: Environment | None = None
 
 
 def load_data(
     recipe: Recipe,
     folder: Path | None = None,
-    custom: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
+    custom: CustomTasks | None = None,
     stored: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Data:
@@ -64,7 +73,7 @@ def load_data(
     Args:
         recipe: Says what.
         folder: Where data sets lie, for the kinds that have one.
-        custom: A distribution for every split, or one for each, for `tasks.kind = "custom"`.
+        custom: A distribution for every split, or one for each, or an environment, for `tasks.kind = "custom"`.
         stored: The record of an earlier load, as a run keeps it; its split and standardisation are used again.
         device: Where images are kept, as bytes: tasks are gathered where the learner computes.
 
@@ -78,7 +87,9 @@ def load_data(
             "Tasks are passed from Python if and only if tasks.kind = 'custom': "
             f"tasks.kind is {tasks.kind!r} and {'some' if custom is not None else 'none'} were passed."
         )
-    if isinstance(tasks, SinusoidTasks):
+    if isinstance(recipe.loss, ReinforceLoss):
+        data = _environment_data(recipe, custom)
+    elif isinstance(tasks, SinusoidTasks):
         data = _sinusoid_data(tasks)
     elif isinstance(tasks, OmniglotTasks):
         data = _omniglot_data(tasks, folder, device)
@@ -235,7 +246,14 @@ def _table_data(tasks: TableTasks, stored: Mapping[str, Any] | None) -> Data:
     return Data(distribution, record, scale, available=lambda split: len(splits[split]))
 
 
-def _custom_data(custom: TaskDistribution | Mapping[str, TaskDistribution] | None) -> Data:
+def _environment_data(recipe: Recipe, custom: Any) -> Data:
+    """All splits are the same distribution, of which each stream draws tasks of its own."""
+    environment = build_environment(recipe, custom)
+    # A fixed rule, since what is random in an environment may depend on the tasks that are sampled together.
+    return Data(lambda split, shots, queries: Mdps(environment), {}, at_once=40, environment=environment)  # noqa: ARG005
+
+
+def _custom_data(custom: Any) -> Data:
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:  # noqa: ARG001
         if not isinstance(custom, Mapping):
             assert custom is not None

@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
 from fewstep.experiments.config import Method
 from fewstep.experiments.data import load_data
+from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
@@ -25,9 +25,9 @@ from fewstep.experiments.runs import (
     stored_data,
 )
 from fewstep.experiments.transfer import transferred
-from fewstep.training.evaluation import Evaluation, mean_and_ci95
-from fewstep.training.evaluation import evaluate as evaluate_learner
-from fewstep.training.records import write_json
+from fewstep.learners.reinforcement import ReinforcementLearner
+from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
+from fewstep.training.records import MORE_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,9 +37,8 @@ if TYPE_CHECKING:
     from fewstep.core.normalization import Normalization
     from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Evaluate, Recipe, Split
-    from fewstep.experiments.data import Data
+    from fewstep.experiments.data import CustomTasks, Data
     from fewstep.learners.supervised import Loss
-    from fewstep.tasks.task import TaskDistribution
     from fewstep.training.records import RunFolder
 
 
@@ -54,10 +53,11 @@ def evaluate(
     split: Split = "test",
     normalization: Normalization | None = None,
     method: Method | None = None,
+    trajectories: int | None = None,
     checkpoint: Literal["best", "final"] = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
-    task_distribution: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
+    task_distribution: CustomTasks | None = None,
     loss: Loss | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
@@ -75,6 +75,7 @@ def evaluate(
         split: "test", or "val" while you are still choosing.
         normalization: Policy for batch normalisation.
         method: How a pretrained classifier solves tasks: "finetune" or "nearest_neighbour".
+        trajectories: Of an environment: episodes for each step and each result.
         checkpoint: "best" by validation, or "final".
         data: Folder that holds the data sets; by default the one trained with.
         model: As for `load`.
@@ -93,7 +94,13 @@ def evaluate(
     recipe, others = recipe_of(folder), None
     if tasks_from is not None:
         recipe, others = transferred(recipe, tasks_from)
-    asked = {"shots": shots, "queries": queries, "normalization": normalization, "method": method}
+    asked = {
+        "shots": shots,
+        "queries": queries,
+        "normalization": normalization,
+        "method": method,
+        "trajectories": trajectories,
+    }
     plan = evaluation_plan(recipe, asked | {"steps": steps, "tasks": tasks})
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
@@ -101,7 +108,15 @@ def evaluate(
     loaded = data_of(recipe, stored, data, task_distribution, device)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
-        return load_learner(folder, candidate, checkpoint, model=model, loss=loss, device=device)
+        return load_learner(
+            folder,
+            candidate,
+            checkpoint,
+            model=model,
+            loss=loss,
+            environment=loaded.environment,
+            device=device,
+        )
 
     with computing_as(recipe):
         recipe = tuned(recipe, loaded, plan, learner_of)
@@ -116,7 +131,7 @@ def evaluate(
         if folder.path.parent != READY:  # what comes with fewstep stays as it came
             folder.write_evaluation(_name(result), result)
             if others is None and not any(asked.values()):  # variants leave the example of the recipe's own evaluation
-                _illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
+                illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
     return result
 
 
@@ -124,7 +139,7 @@ def data_of(
     recipe: Recipe,
     stored: Mapping[str, Any] | None,
     folder: str | Path | None,
-    custom: TaskDistribution | Mapping[str, TaskDistribution] | None,
+    custom: CustomTasks | None,
     device: str,
 ) -> Data:
     """The data of a recipe: in a folder given, in that of FEWSTEP_DATA, or where the run found them that stored so."""
@@ -159,7 +174,7 @@ def _candidates(recipe: Recipe, plan: Evaluate) -> list[Recipe]:
 def _tuning_score(values: Tensor, metric: str) -> float:
     """Mean over all steps but the zeroth, which no rate changes, lower being better; divergence loses."""
     score = values[:, min(1, values.shape[1] - 1) :].mean().item()
-    return (-score if metric == "accuracy" else score) if math.isfinite(score) else math.inf
+    return (-score if metric in MORE_IS_BETTER else score) if math.isfinite(score) else math.inf
 
 
 def _curves(
@@ -169,17 +184,21 @@ def _curves(
     split: Split,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    return evaluate_learner(
-        learner,
+    def curves_of(drawn: Any) -> dict[str, Tensor]:
+        if isinstance(learner, ReinforcementLearner):
+            return learner.evaluate(drawn, plan.steps, plan.trajectories)
+        return learner.evaluate(drawn, plan.steps, plan.normalization)
+
+    curves, fingerprint = measured(
+        curves_of,
         data.distribution(split, plan.shots, plan.queries),
         tasks=as_many_as_there_are(plan.tasks, data, split),
-        steps=plan.steps,
         seed=plan.seed,
         split=split,
         at_once=data.at_once,
         progress=progress,
-        normalization=plan.normalization,
     )
+    return Evaluation(curves, fingerprint)
 
 
 def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
@@ -196,6 +215,7 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "ways": getattr(recipe.tasks, "ways", None),
         "shots": plan.shots,
         "queries": plan.queries,
+        "trajectories": plan.trajectories,
         "normalization": plan.normalization,
         "seed": recipe.seed,
         "steps": points(evaluation.curves[metric]),
@@ -214,8 +234,10 @@ def points(values: Tensor) -> list[dict[str, Any]]:
 
 def _name(result: Mapping[str, Any]) -> str:
     """A file name that differs wherever two evaluations of a run do."""
-    shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
     sizes = [f"{len(result['steps']) - 1}steps", f"{result['tasks']}tasks"]
+    if result["metric"] == "return":
+        return "-".join([result["split"], f"{result['trajectories']}trajectories", *sizes, result["checkpoint"]])
+    shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
     method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
     others = re.sub(r"[^\w.-]+", "_", f"tasks-from-{result['tasks_from']}") if "tasks_from" in result else ""
     return "-".join(
@@ -235,42 +257,3 @@ def _name(result: Mapping[str, Any]) -> str:
 def number(value: float) -> float | None:
     """JSON has no infinity and no nan."""
     return value if math.isfinite(value) else None
-
-
-def _illustrate(
-    run: RunFolder, distribution: TaskDistribution, data: Data, learner: BuiltLearner, plan: Evaluate
-) -> None:
-    """Store one-dimensional predictions before and along adaptation to two tasks, to draw later."""
-    curve = getattr(distribution, "curve", None)
-    if curve is None or (data.standardization is not None and data.standardization.columns != (1, 1)):
-        return
-    inputs, targets = _restorers(data)
-    stored = []
-    for i in range(2):
-        drawn = curve(generator(plan.seed, "illustrate", i))
-        support = drawn.task.support
-        stored.append(
-            {
-                "shots": plan.shots,
-                "grid": inputs(drawn.inputs),
-                "truth": targets(drawn.targets),
-                "support": {"inputs": inputs(support.inputs), "targets": targets(support.targets)},
-                "predictions": {
-                    str(steps): targets(learner.adapt(support, steps)(drawn.inputs).cpu())
-                    for steps in sorted({0, 1, plan.steps})
-                },
-            }
-        )
-    write_json(run.path / "illustration.json", stored)
-
-
-def _restorers(
-    data: Data,
-) -> tuple[Callable[[Tensor], list[float]], Callable[[Tensor], list[float]]]:
-    scale = data.standardization
-    if scale is None:
-        return (lambda x: x[:, 0].tolist()), (lambda y: y[:, 0].tolist())
-    return (
-        lambda x: (x.double()[:, 0] * scale.input_std[0] + scale.input_mean[0]).tolist(),
-        lambda y: scale.restore(y)[:, 0].tolist(),
-    )

@@ -127,10 +127,11 @@ def inspect(
 
 
 def _check_learns_one_initialisation(run: RunFolder, recipe: Recipe) -> None:
-    if not isinstance(recipe.algorithm, MetaAlgorithm):
+    if not isinstance(recipe.algorithm, MetaAlgorithm) or recipe.loss.kind == "reinforce":
         raise RunError(
-            f"Only a run that learns one initialisation by gradient steps can be inspected: {run.path} was trained "
-            f"with algorithm.kind = {recipe.algorithm.kind!r}. Inspect a run of maml or of a relative of it."
+            "Only a run that learns one initialisation by gradient steps on examples can be inspected: "
+            f"{run.path} was trained with algorithm.kind = {recipe.algorithm.kind!r} and loss.kind = "
+            f"{recipe.loss.kind!r}. Inspect a run of maml, or of a relative of it, on examples."
         )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import FewstepError
 from fewstep.experiments.adapted_folder import is_adapted, load_adapted
+from fewstep.experiments.build_reinforcement import build_environment
 from fewstep.experiments.runs import load_learner, open_run, recipe_of
 from fewstep.training.records import RunFolder
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from fewstep.experiments.build import BuiltLearner
     from fewstep.learners.supervised import Loss
+    from fewstep.rl.environment import Environment
 
 
 def load(
@@ -23,6 +25,7 @@ def load(
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    environment: Environment | None = None,
     checkpoint: str = "best",
     device: str = "cpu",
 ) -> BuiltLearner | Any:
@@ -35,6 +38,7 @@ def load(
         run: A run folder, the name of a ready initialisation (see `ready`), or the folder of an adapted model.
         model: The module that the run was trained with, if it was passed from Python.
         loss: The loss, likewise.
+        environment: The environment, likewise (`tasks=` of `train`).
         checkpoint: "best" by validation, or "final".
         device: Where to compute.
 
@@ -53,4 +57,6 @@ def load(
         return load_adapted(run, model)
     folder = open_run(run)
     recipe = recipe_of(folder)
-    return load_learner(folder, recipe, checkpoint, model=model, loss=loss, device=device)
+    # Only one that learned by reinforcement has an environment of its own.
+    own = build_environment(recipe, environment) if recipe.loss.kind == "reinforce" else None
+    return load_learner(folder, recipe, checkpoint, model=model, loss=loss, environment=own, device=device)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import PAYS_TO_COMPILE, Evaluate, Loss, Meta, Recipe
+from fewstep.experiments.config import PAYS_TO_COMPILE, Evaluate, Meta, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,6 +69,11 @@ def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
         RecipeError: Something asked for is not possible.
     """
     asked = {key: value for key, value in given.items() if value is not None}
+    if recipe.loss.kind == "reinforce" and asked.keys() & {"shots", "queries", "normalization", "method"}:
+        raise RecipeError(
+            "Shots, queries, normalization and method belong to examples: a run of reinforcement learning is evaluated "
+            "with trajectories, steps and tasks. Leave them out."
+        )
     if recipe.tasks.kind == "custom" and asked.keys() & {"shots", "queries"}:
         raise RecipeError("Tasks passed from Python come with their own shots and queries: leave both out.")
     policy = asked.get("normalization") or recipe.evaluate.normalization or recipe.normalization
@@ -82,7 +87,12 @@ def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
         "queries": getattr(recipe.tasks, "queries", None),
         "normalization": recipe.normalization,
         "method": getattr(recipe.algorithm, "method", None),
+        "trajectories": getattr(recipe.tasks, "trajectories", None),
     }
+    if recipe.loss.kind == "reinforce":
+        training = {"trajectories": training["trajectories"]}
+    else:
+        training.pop("trajectories")
     chosen = recipe.evaluate.model_dump() | asked
     chosen |= {key: value for key, value in training.items() if chosen[key] is None}
     try:
@@ -176,13 +186,17 @@ def _set(values: dict[str, Any], setting: str) -> None:
 
 
 def _fill_in(values: dict[str, Any]) -> None:
-    """Defaults that depend on other values: the loss follows from the kind of tasks."""
+    """Defaults that depend on other values: the loss follows from the kind of tasks, the optimizer from the loss."""
     tasks, loss = values.get("tasks"), values.setdefault("loss", {})
     if isinstance(tasks, dict) and isinstance(loss, dict) and "kind" not in loss:
         images = ("omniglot", "glyphs", "miniimagenet", "folder")
-        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse"} | dict.fromkeys(images, "cross_entropy")
+        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse", "navigation": "reinforce"}
+        natural |= dict.fromkeys(images, "cross_entropy")
         if str(tasks.get("kind")) in natural:
             loss["kind"] = natural[str(tasks.get("kind"))]
+    meta = values.setdefault("meta", {})
+    if isinstance(meta, dict) and isinstance(loss, dict) and loss.get("kind") == "reinforce":
+        meta.setdefault("optimizer", "trpo")
     _fill_in_compile(values)
 
 
@@ -200,7 +214,7 @@ def _fill_in_compile(values: dict[str, Any]) -> None:
     iterations = value("meta", "iterations", Meta().iterations)
     meta_learns = value("algorithm", "kind") != "averaging"
     one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
-    by_default = value("loss", "kind") != "custom" and execution.get("over_tasks", "auto") == "auto"
+    by_default = value("loss", "kind") not in ("custom", "reinforce") and execution.get("over_tasks", "auto") == "auto"
     execution["compile"] = bool(
         least and isinstance(iterations, int) and iterations >= least and meta_learns and one_size and by_default
     )
@@ -250,6 +264,6 @@ def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
         if isinstance(place, int):
             parts[-1] += f"[{place}]"
             section = next((c for c in candidates if "kind" not in c.model_fields), section)
-        elif field is not None or section is not Loss:
+        elif field is not None or parts != ["loss", "scale"]:  # after which pydantic names the type that it tried
             parts.append(str(place))
     return ".".join(parts), section

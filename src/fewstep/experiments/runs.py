@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fewstep.experiments.config import Recipe, Split
     from fewstep.experiments.data import Data
     from fewstep.learners.supervised import Loss
+    from fewstep.rl.environment import Environment
 
 READY = Path(__file__).parent.parent / "ready"
 """Runs that come with fewstep: config, final meta-parameters and evaluations."""
@@ -89,11 +90,12 @@ def load_learner(
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
     """As `load`, with the recipe at hand, which may adapt otherwise than the run's own."""
     path = meta_file(run, checkpoint)
-    return learner_from(path, recipe, model=model, loss=loss, device=device)
+    return learner_from(path, recipe, model=model, loss=loss, environment=environment, device=device)
 
 
 def meta_file(run: RunFolder, checkpoint: str = "best") -> Path:
@@ -121,6 +123,7 @@ def learner_from(
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
     """The recipe's learner with the meta-parameters of a file.
@@ -128,7 +131,7 @@ def learner_from(
     Raises:
         FewstepError: They are not those of this recipe and module.
     """
-    learner = build_learner(recipe, module=model, loss=loss, device=checked_device(device))
+    learner = build_learner(recipe, module=model, loss=loss, environment=environment, device=checked_device(device))
     meta, about = load_meta(path)
     try:
         learner.load_meta(meta)

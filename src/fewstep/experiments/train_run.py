@@ -30,7 +30,7 @@ from fewstep.experiments.runs import (
 from fewstep.tasks.prepared import cache_folder
 from fewstep.training import loop
 from fewstep.training.evaluation import evaluate as evaluate_learner
-from fewstep.training.records import RunFolder, contents, locked, read_json, write_json
+from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
 from fewstep.training.tensorboard import TensorBoard
 from fewstep.training.tensorboard import available as tensorboard_available
 
@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.experiments.build import BuiltLearner
-    from fewstep.experiments.data import Data
+    from fewstep.experiments.data import CustomTasks, Data
     from fewstep.learners.supervised import Loss
-    from fewstep.tasks.task import TaskDistribution
     from fewstep.training.loop import Watcher
 
 
@@ -53,7 +52,7 @@ def train(
     settings: Iterable[str] = (),
     data: str | Path | None = None,
     model: nn.Module | None = None,
-    tasks: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
+    tasks: CustomTasks | None = None,
     loss: Loss | None = None,
     device: str = "cpu",
     resume: bool = False,
@@ -67,7 +66,7 @@ def train(
         settings: `key=value` strings over the recipe, as for `--set`.
         data: Folder that holds the data sets, for recipes that need one.
         model: Your own module, where `model.kind = "custom"`.
-        tasks: Your own distribution of tasks, or one for each split, where `tasks.kind = "custom"`.
+        tasks: Your own distribution of tasks, or one for each split, or an environment, where `tasks.kind = "custom"`.
         loss: Your own loss of outputs and targets, where `loss.kind = "custom"`.
         device: Where to compute.
         resume: Go on with the run in `out`; a finished one is left as it is.
@@ -92,7 +91,7 @@ def train(
     loaded_data = load_data(loaded, Path(data) if data else None, tasks, stored, device)
     if loaded.execution.compile:  # later runs start at once
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
-    learner = build_learner(loaded, module=model, loss=loss, device=device)
+    learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_evaluation(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)
@@ -101,15 +100,17 @@ def train(
         run = existing or _create(path, loaded, loaded_data, device)
         if existing is not None and differing_keys(loaded, recipe_of(existing)):
             _extend(existing, loaded)
+        log_every = 1 if loaded.loss.kind == "reinforce" else 100  # where an iteration takes seconds, each counts
         plan = loop.Plan(
             iterations=loaded.meta.iterations,
             batch_size=loaded.meta.batch_size,
             seed=loaded.seed,
+            log_every=log_every,
             validate_every=loaded.validation.every,
             patience=loaded.validation.patience,
         )
         with computing_as(loaded), ExitStack() as closing:
-            boards = [TensorBoard(path / "tensorboard")] if tensorboard_available() else []
+            boards = [TensorBoard(path / "tensorboard", log_every)] if tensorboard_available() else []
             for board in boards:
                 closing.callback(board.close)
             loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
@@ -160,7 +161,7 @@ def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[]
         )
         last = {name: values[:, -1].mean().item() for name, values in evaluation.curves.items()}
         metric = metric_of(recipe)
-        return {"score": -last[metric] if metric == "accuracy" else last[metric], "steps": steps, **last}
+        return {"score": -last[metric] if metric in MORE_IS_BETTER else last[metric], "steps": steps, **last}
 
     return validate
 

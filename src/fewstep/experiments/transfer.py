@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import ImageTasks
+from fewstep.experiments.config import ImageTasks, TableTasks
 from fewstep.experiments.recipe_files import load_recipe
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def task_shape(recipe: Recipe) -> dict[str, Any]:
         return {"channels": tasks.channels, "image_size": tasks.image_size, "ways": tasks.ways}
     if tasks.kind == "sinusoid":
         return {"inputs": 3 if tasks.reveal else 1, "targets": 1}
-    return {"inputs": len(tasks.inputs), "targets": len(tasks.targets)}
+    if isinstance(tasks, TableTasks):
+        return {"inputs": len(tasks.inputs), "targets": len(tasks.targets)}
+    return {"environment": tasks.kind}
 
 
 def _listed(shape: Mapping[str, Any], names: list[str]) -> str:

@@ -1,14 +1,15 @@
-"""What training and evaluation need of a learner."""
+"""What training and evaluation need of a learner, and what all learners share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
+from fewstep.core.types import MetaParams
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fewstep.core.normalization import Normalization
-    from fewstep.core.types import MetaParams
 
 
 class Learner(Protocol):
@@ -26,8 +27,8 @@ class Learner(Protocol):
         """One meta-update on a meta-batch; returns what to record about it."""
         ...
 
-    def evaluate(self, tasks: Any, steps: int, normalization: Normalization | None = None) -> dict[str, Tensor]:
-        """Each metric `[tasks, steps + 1]` on the query sets after 0 to `steps` inner steps."""
+    def evaluate(self, tasks: Any, steps: int) -> dict[str, Tensor]:
+        """Each metric `[tasks, steps + 1]` on unseen data of each task after 0 to `steps` inner steps."""
         ...
 
     def constants(self) -> str:
@@ -41,3 +42,35 @@ class Learner(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         ...
+
+
+@torch.no_grad()
+def take_over(own: MetaParams, new: MetaParams) -> None:
+    """Copy meta-parameters into those of a learner.
+
+    Raises:
+        ValueError: They belong to another model or rule.
+    """
+    for part, mine, theirs in zip(MetaParams._fields, own, new, strict=True):
+        expected = {name: tuple(value.shape) for name, value in mine.items()}
+        came = {name: tuple(value.shape) for name, value in theirs.items()}
+        if expected != came:
+            differing = sorted(n for n in expected | came if expected.get(n) != came.get(n))
+            raise ValueError(
+                f"Meta-parameters ({part}) must have the names and shapes of this learner's: they differ in "
+                + ", ".join(f"{n} (expected {expected.get(n)}, got {came.get(n)})" for n in differing[:5])
+                + ". Build the learner with the model and algorithm that they were trained with."
+            )
+        for name, value in mine.items():
+            value.copy_(theirs[name])
+
+
+def counted(steps: int) -> int:
+    """A number of inner steps.
+
+    Raises:
+        ValueError: It is negative.
+    """
+    if steps < 0:
+        raise ValueError(f"`steps` must be at least 0: got {steps}. 0 leaves the initialisation as it is.")
+    return steps

@@ -21,6 +21,7 @@ from fewstep.core.running import Run, plain
 from fewstep.core.trees import concatenate, index, leaves, to_device
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
 from fewstep.errors import NonFiniteError
+from fewstep.learners.learner import counted, take_over
 
 if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
@@ -158,7 +159,7 @@ class SupervisedLearner:
         Raises:
             ValueError: `steps` is negative, or the module changes its own state.
         """
-        rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else _counted(steps)
+        rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else counted(steps)
         support = to_device(support, self.device)
         self._check_module(support.inputs)
         self.module.train(False)
@@ -188,7 +189,7 @@ class SupervisedLearner:
         Raises:
             ValueError: `steps` is negative, or the policy is not one that this learner can follow.
         """
-        key = (_counted(steps), policy_followed(normalization, self.normalization), rule or self.algorithm.rule)
+        key = (counted(steps), policy_followed(normalization, self.normalization), rule or self.algorithm.rule)
         if key not in self._curves:
             self._curves[key] = self._curve(*key)
         curves = self._mapped(self._curves[key], tasks)
@@ -207,7 +208,7 @@ class SupervisedLearner:
         Raises:
             ValueError: `steps` is negative.
         """
-        if _counted(steps) not in self._movements:
+        if counted(steps) not in self._movements:
             self._movements[steps] = self._movement(steps)
         moved = self._mapped(self._movements[steps], tasks)
         return {layer: {name: values.cpu() for name, values in by.items()} for layer, by in moved.items()}
@@ -237,25 +238,13 @@ class SupervisedLearner:
         """Fingerprint of what the module holds beside its learnable parameters; see `FunctionalModule.constants`."""
         return self.module.constants()
 
-    @torch.no_grad()
     def load_meta(self, meta: MetaParams) -> None:
         """Take over meta-parameters, leaving the optimizer as it is.
 
         Raises:
             ValueError: They belong to another model or rule.
         """
-        for part, own, new in zip(MetaParams._fields, self.meta, meta, strict=True):
-            expected = {name: tuple(value.shape) for name, value in own.items()}
-            came = {name: tuple(value.shape) for name, value in new.items()}
-            if expected != came:
-                differing = sorted(n for n in expected | came if expected.get(n) != came.get(n))
-                raise ValueError(
-                    f"Meta-parameters ({part}) must have the names and shapes of this learner's: they differ in "
-                    + ", ".join(f"{n} (expected {expected.get(n)}, got {came.get(n)})" for n in differing[:5])
-                    + ". Build the learner with the model and algorithm that they were trained with."
-                )
-            for name, value in own.items():
-                value.copy_(new[name])
+        take_over(self.meta, meta)
 
     def _mean_gradient(self, meta: MetaParams, tasks: list[Task]) -> tuple[list[Tensor], Tensor, Tensor]:
         """The leaves of the meta-gradient, its norm, and the mean query loss."""
@@ -359,12 +348,6 @@ class SupervisedLearner:
             "diverges: lower the inner learning rate, take fewer steps, or clip the inner gradient "
             "(algorithm.clip) or the meta-gradient (meta.clip_norm)."
         )
-
-
-def _counted(steps: int) -> int:
-    if steps < 0:
-        raise ValueError(f"`steps` must be at least 0: got {steps}. 0 leaves the initialisation as it is.")
-    return steps
 
 
 def policy_followed(asked: Normalization | None, own: Normalization) -> Normalization:

@@ -19,6 +19,7 @@ def mlp(
     hidden: Sequence[int] = (40, 40),
     init_std: float | None = None,
     *,
+    init: Literal["torch", "xavier"] = "torch",
     norm: Literal["none", "batch"] = "none",
     norm_gain: bool = False,
     norm_eps: float = 1e-3,
@@ -32,7 +33,8 @@ def mlp(
         outputs: Output features.
         hidden: Width of each hidden layer.
         init_std: Standard deviation of a normal distribution, truncated at two of them, for the weights, with zero
-            biases (the paper's code uses 0.01); None keeps PyTorch's initialisation.
+            biases (the paper's code uses 0.01); None leaves it to `init`.
+        init: PyTorch's own, or "xavier": Glorot's uniform weights and zero biases (the paper's policies).
         norm: Whether each hidden layer is normalised over the examples, before its ReLU.
         norm_gain: Whether normalisation has a meta-learned gain. The paper's code has none: weight frozen at 1.
         norm_eps: Added to the variance.
@@ -51,9 +53,11 @@ def mlp(
         body.append(nn.Sequential(OrderedDict(parts, relu=nn.ReLU())))
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()} if len(shape) > 1 else {}
     network = nn.Sequential(OrderedDict(layers, body=nn.Sequential(*body), head=nn.Linear(widths[-1], outputs)))
-    if init_std is not None:
-        for module in network.modules():
-            if isinstance(module, nn.Linear):
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and (init_std is not None or init == "xavier"):
+            if init_std is not None:
                 nn.init.trunc_normal_(module.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
-                nn.init.zeros_(module.bias)
+            else:
+                nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
     return network

@@ -42,6 +42,7 @@ _KIND = (
     "ways",
     "shots",
     "queries",
+    "trajectories",
     "normalization",
     "evaluation_seed",
     "fingerprint",

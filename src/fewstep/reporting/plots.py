@@ -95,14 +95,14 @@ def learning_curve_figure(entries: Sequence[Entry], path: str | Path) -> None:
 
 
 def training_figure(runs: Mapping[str, RunFolder], path: str | Path) -> None:
-    """Training loss and validation against meta-iterations.
+    """Training loss, or returns, and validation against meta-iterations.
 
     Args:
         runs: By label.
         path: Ends in .png, .svg or .pdf.
 
     Raises:
-        RunError: A run has recorded nothing yet, or the file cannot be written.
+        RunError: A run has recorded nothing yet, some have losses and some returns, or the file cannot be written.
     """
     save(path, lambda: _training(runs))
 
@@ -263,11 +263,22 @@ def _note(entries: Sequence[Entry]) -> str:
 
 # --- training
 
+_MEASURES = {
+    "query_loss": "Meta-training query loss",
+    "return_after": "Average return in meta-training\nafter adaptation",
+}
+_VALIDATED = {"accuracy": "Meta-validation accuracy (%)", "return": "Meta-validation\naverage return"}
+
 
 def _training(runs: Mapping[str, RunFolder]) -> Figure:
     if not runs:
         raise RunError("A training figure needs at least one run: got none. Give the folder of a run.")
-    losses = {label: _losses(run) for label, run in runs.items()}
+    measures = {label: _measure(run) for label, run in runs.items()}
+    if len(set(measures.values())) > 1:
+        came = ", ".join(f"{measure} ({label})" for label, measure in measures.items())
+        raise RunError(f"One figure shows one measure of training: got {came}. Plot them apart.")
+    measure = next(iter(measures.values()))
+    losses = {label: _recorded(run, measure) for label, run in runs.items()}
     checks = {label: [r for r in run.metrics() if r.get("split") == "val"] for label, run in runs.items()}
     for label, run in runs.items():
         if not losses[label] and not checks[label]:
@@ -281,10 +292,11 @@ def _training(runs: Mapping[str, RunFolder]) -> Figure:
     styles = styles_of(list(runs))
     for label, points in losses.items():
         _draw_losses(above, label, points, styles[label])
-    dress(above, y="Meta-training query loss", x="" if validated else "Meta-iterations")
-    _set_scale(above, [loss for points in losses.values() for _, loss in points], "loss")
+    dress(above, y=_MEASURES[measure], x="" if validated else "Meta-iterations")
+    _set_scale(above, [loss for points in losses.values() for _, loss in points], measure)
     for axes in below:
         _draw_validations(axes, checks, styles)
+    figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     legend(figure, [above, *below])
     if validated:
@@ -292,10 +304,15 @@ def _training(runs: Mapping[str, RunFolder]) -> Figure:
     return figure
 
 
-def _losses(run: RunFolder) -> list[tuple[int, float]]:
-    """Query loss by iteration."""
+def _measure(run: RunFolder) -> str:
+    """What training of this kind is told in."""
+    return "return_after" if run.config.get("loss", {}).get("kind") == "reinforce" else "query_loss"
+
+
+def _recorded(run: RunFolder, measure: str) -> list[tuple[int, float]]:
+    """A measure of training by iteration."""
     records = (record for record in run.metrics() if record.get("split") == "train")
-    return [(r["iteration"], finite(r["query_loss"])) for r in records if "query_loss" in r]
+    return [(r["iteration"], finite(r[measure])) for r in records if measure in r]
 
 
 def _draw_losses(axes: Axes, label: str, points: Sequence[tuple[int, float]], style: Style) -> None:
@@ -312,19 +329,21 @@ def _draw_losses(axes: Axes, label: str, points: Sequence[tuple[int, float]], st
 def _draw_validations(
     axes: Axes, checks: Mapping[str, Sequence[Mapping[str, Any]]], styles: Mapping[str, Style]
 ) -> None:
-    accuracy = all("accuracy" in record for records in checks.values() for record in records)
+    known = [record for records in checks.values() for record in records]
+    metric = next((name for name in _VALIDATED if all(name in record for record in known)), "score")
+    unit = 100 if metric == "accuracy" else 1
     shown: list[float] = []
     for label, records in checks.items():
         if not records:
             continue
         colour, dashes = styles[label]
         iterations = [record["iteration"] for record in records]
-        values = [100 * finite(r["accuracy"]) if accuracy else finite(r["score"]) for r in records]
+        values = [unit * finite(record[metric]) for record in records]
         shown += values
         scores = [finite(record["score"]) for record in records]
         best = min(range(len(scores)), key=lambda i: (math.isnan(scores[i]), scores[i]))
         axes.plot(iterations, values, color=colour, ls=dashes, lw=1.5, label=literal(label), zorder=3)
         axes.plot(iterations[best], values[best], "o", ms=6, mfc="white", mec=colour, mew=1.4, zorder=4)
-    what = "Meta-validation accuracy (%)" if accuracy else "Meta-validation score\n(lower is better)"
+    what = _VALIDATED.get(metric, "Meta-validation score\n(lower is better)")
     dress(axes, y=what, x="Meta-iterations")
-    _set_scale(axes, shown, "accuracy" if accuracy else "score")
+    _set_scale(axes, shown, metric)

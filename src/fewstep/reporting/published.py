@@ -14,7 +14,7 @@ class Published(NamedTuple):
     Attributes:
         source: The table.
         protocol: How it was measured, as far as the paper or its code says.
-        metric: "mse", or "accuracy" as a fraction.
+        metric: "mse", "accuracy" as a fraction, or "return".
         values: Mean and half-width of the 95 % interval (None: not given), by number of gradient steps.
     """
 
@@ -29,7 +29,7 @@ class _Setting(NamedTuple):
     algorithm: str
     regularizer: str | None
     ways: int | None
-    shots: int
+    shots: int | None
 
 
 _TASKS = {
@@ -47,6 +47,11 @@ _TASKS = {
     "miniimagenet-5way-1shot-first-order": "miniimagenet",
     "miniimagenet-5way-5shot-first-order": "miniimagenet",
     "miniimagenet-5way-pretrained": "miniimagenet",
+    "navigation": "navigation",
+    "navigation-pretrained": "navigation",
+    "navigation-random": "navigation, random",
+    "navigation-oracle": "navigation, oracle",
+    "navigation-context": "navigation, context",
 }
 """Tasks of the recipes that the paper has numbers for; not the oracle, which it shows as a curve only."""
 
@@ -63,6 +68,12 @@ def _images(steps: int, accuracy: float, ci95: float, source: str = "Table 1") -
 def _baseline(accuracy: float, ci95: float, step: int) -> Published:
     protocol = "quoted from Ravi and Larochelle 2017; steps not stated"
     return Published("Table 1", protocol, "accuracy", {step: (accuracy, ci95)})
+
+
+def _returns(source: str, *returns: float, ci95: tuple[float, ...] = ()) -> Published:
+    """Average returns after 0, 1, 2 ... steps; where the paper has a curve alone, from its code's results."""
+    intervals = [*ci95, *[None] * (len(returns) - len(ci95))]
+    return Published(source, "40 tasks", "return", dict(enumerate(zip(returns, intervals, strict=True))))
 
 
 _NUMBERS = {
@@ -87,6 +98,15 @@ _NUMBERS = {
     _Setting("miniimagenet", "finetune", None, 5, 5): _baseline(0.4979, 0.0079, 10),
     _Setting("miniimagenet", "nearest_neighbour", None, 5, 1): _baseline(0.4108, 0.0070, 0),
     _Setting("miniimagenet", "nearest_neighbour", None, 5, 5): _baseline(0.5104, 0.0065, 0),
+    _Setting("navigation", "maml", None, None, None): _returns(
+        "Table 4", -40.41, -11.68, -3.33, -3.23, ci95=(4.0, 2.2, 0.55, 0.58)
+    ),
+    _Setting("navigation", "joint", None, None, None): _returns("Figure 4", -40.81, -19.73, -11.72, -8.47, -7.49),
+    _Setting("navigation, random", "joint", None, None, None): _returns(
+        "Figure 4", -82.66, -57.96, -53.84, -46.81, -42.91
+    ),
+    _Setting("navigation, oracle", "joint", None, None, None): _returns("Figure 4", -2.29, ci95=(0.14,)),
+    _Setting("navigation, context", "maml", None, None, None): _returns("Table 4", -42.42, -13.90, -5.17, -3.18),
 }
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Entry = tuple[str, Mapping[str, Any]]
     """A label and an evaluation: a row of a table, a curve of a figure."""
 
-METRICS = {"mse": "mean squared error", "accuracy": "accuracy (%)", "loss": "loss"}
+METRICS = {"mse": "mean squared error", "accuracy": "accuracy (%)", "loss": "loss", "return": "average return"}
 
 
 class Point(NamedTuple):
@@ -64,7 +64,7 @@ def _is_outdated(run: RunFolder, evaluation: Mapping[str, Any]) -> bool:
 
 
 def illustrations(run: RunFolder) -> list[dict[str, Any]]:
-    """Examples of adaptation to one task, left by `fewstep evaluate` if tasks have one input and one target.
+    """Examples of adaptation to a task, left by `fewstep evaluate` if tasks have one input and target, or are walks.
 
     Raises:
         RunError: There are none.
@@ -74,7 +74,8 @@ def illustrations(run: RunFolder) -> list[dict[str, Any]]:
     if not found:
         raise RunError(
             f"An adaptation figure needs an example task: {run.path} has none in illustration.json. "
-            f"Run `fewstep evaluate {run.path}` first; only tasks of one input and one target have a curve."
+            f"Run `fewstep evaluate {run.path}` first; only tasks of one input and one target, and "
+            "navigation, can be drawn."
         )
     return found
 
@@ -122,7 +123,10 @@ def mixed_tasks(entries: Iterable[Entry]) -> bool:
     """Whether evaluations of one setting were made on different tasks, which their fingerprints tell."""
     settings: dict[tuple[object, ...], set[object]] = {}
     for _, evaluation in entries:
-        setting = tuple(evaluation.get(field) for field in ("tasks_from", "split", "tasks", "ways", "shots", "queries"))
+        setting = tuple(
+            evaluation.get(field)
+            for field in ("tasks_from", "split", "tasks", "ways", "shots", "queries", "trajectories")
+        )
         settings.setdefault(setting, set()).add(evaluation.get("fingerprint"))
     return any(len(fingerprints) > 1 for fingerprints in settings.values())
 
@@ -133,7 +137,7 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
     per_class = " per class" if evaluation.get("ways") is not None else ""
     match field, value:
         case "queries", None:
-            return "all other examples as queries"
+            return "" if evaluation.get("metric") == "return" else "all other examples as queries"
         case _, None:
             return ""
         case "metric", _:
@@ -146,6 +150,8 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
             return "meta-validation" if value == "val" else f"meta-{value}"
         case "ways" | "shots", _:
             return f"{value}-{field.removesuffix('s')}"
+        case "trajectories", _:
+            return f"{value} trajectories"
         case "queries", 1:
             return f"1 query{per_class}"
         case "queries", _:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fewstep.errors import RunError
 from fewstep.reporting.groups import grouped_by_seed
 from fewstep.reporting.plots import adaptation_figure, learning_curve_figure, training_figure
 from fewstep.reporting.reading import illustrations
 from fewstep.reporting.tables import evaluation_table
+from fewstep.reporting.walks import walks_figure
 from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
     Args:
         paths: Run folders.
         out: The file of one figure; by default each goes to `plots/` in the first run's folder.
-        figure: "training" (loss against iterations), "steps" (metric against gradient steps) or "adaptation"
-            (predictions before and after); by default all that the runs have data for, or "training" for `out`.
+        figure: "training" (loss or return against iterations), "steps" (metric against gradient steps) or "adaptation"
+            (predictions or walks before and after); by default all that the runs have data for, "training" for `out`.
 
     Returns:
         The files written.
@@ -107,4 +108,18 @@ def _draw(figure: Figure, runs: dict[str, RunFolder], out: Path) -> None:
     elif figure == "steps":
         learning_curve_figure(grouped_by_seed(list(runs.values())), out)
     else:
-        adaptation_figure({label: illustrations(run)[0] for label, run in runs.items()}, out)
+        _draw_adaptation({label: illustrations(run) for label, run in runs.items()}, out)
+
+
+def _draw_adaptation(examples: dict[str, list[dict[str, Any]]], out: Path) -> None:
+    walk = {label for label, found in examples.items() if "walks" in found[0]}
+    if walk and walk != examples.keys():
+        others = ", ".join(sorted(examples.keys() - walk))
+        raise RunError(
+            "One figure shows adaptation of one kind: got walks in the plane and, of "
+            f"{others}, predictions. Plot them apart."
+        )
+    if walk:
+        walks_figure(examples, out)
+    else:
+        adaptation_figure({label: found[0] for label, found in examples.items()}, out)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from fewstep.reporting.reading import Entry
 
-_TITLE = ("metric", "split", "tasks", "tasks_from", "ways", "shots", "queries")
+_TITLE = ("metric", "split", "tasks", "tasks_from", "ways", "shots", "queries", "trajectories")
 _DETAILS = ("normalization", "checkpoint", "inner_lr", "fingerprint")
 _HEADERS = {"normalization": "normalized", "inner_lr": "rate", "tasks_from": "tasks of"}
 USUAL_STEPS = (0, 1, 5, 10)

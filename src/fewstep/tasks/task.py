@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class TaskDistribution(Protocol):
     """p(T), the distribution that tasks are drawn from (Algorithm 1, line 3)."""
 
-    def sample(self, num_tasks: int, generator: torch.Generator) -> Task | list[Task]:
+    def sample(self, num_tasks: int, generator: torch.Generator) -> Any:
         """Draw tasks.
 
         Args:
@@ -22,8 +22,8 @@ class TaskDistribution(Protocol):
             generator: A CPU stream; the same stream gives the same tasks.
 
         Returns:
-            A `Task` whose tensors lead with a `tasks` axis; where tasks differ in size, a list of such, one for each
-            size.
+            What the learner takes: a `Task` whose tensors lead with a `tasks` axis; where tasks differ in size, a list
+            of such, one for each size. In reinforcement learning, an `Mdp`.
         """
         ...
 

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from fewstep.core.meta import same_size_groups
 from fewstep.core.rng import generator
 from fewstep.core.trees import concatenate, leaves, length
+from fewstep.core.types import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from fewstep.core.normalization import Normalization
-    from fewstep.core.types import Task
     from fewstep.learners.learner import Learner
     from fewstep.tasks.task import TaskDistribution
 
@@ -45,7 +43,6 @@ def evaluate(
     split: str,
     at_once: int | None = None,
     progress: Callable[[int], None] | None = None,
-    normalization: Normalization | None = None,
 ) -> Evaluation:
     """Adapt to each task of a fixed stream, and score after every step.
 
@@ -58,13 +55,12 @@ def evaluate(
         split: Name of the split, part of the stream's name.
         at_once: Tasks drawn and computed together; None: all.
         progress: Called with the number of tasks done.
-        normalization: Policy for batch normalisation; None: the learner's own.
 
     Returns:
         The curves and the fingerprint of the tasks.
     """
     curves, fingerprint = measured(
-        lambda drawn: learner.evaluate(drawn, steps, normalization),
+        lambda drawn: learner.evaluate(drawn, steps),
         distribution,
         tasks=tasks,
         seed=seed,
@@ -108,7 +104,7 @@ def measured(
     while done < tasks:
         count = min(at_once or tasks, tasks - done)
         drawn = distribution.sample(count, generator(seed, "evaluate", split, done))
-        for group in same_size_groups(drawn):
+        for group in drawn if isinstance(drawn, list) else [drawn]:
             for values in _identity(group):
                 digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         parts.append(measure(drawn))
@@ -118,11 +114,15 @@ def measured(
     return concatenate(parts), digest.hexdigest()[:16]
 
 
-def _identity(tasks: Task) -> Iterator[Tensor]:
+def _identity(tasks: Any) -> Iterator[Tensor]:
     """What tells tasks from others: continuous targets; else, since labels do not, the inputs too.
 
-    The inputs of an oracle say more than those of the learners that it is compared with, on the same tasks.
+    The inputs of an oracle say more than those of the learners that it is compared with, on the same tasks. Of tasks
+    that are no examples, but environments say, it is all that there is.
     """
+    if not isinstance(tasks, Task):
+        yield from leaves(tasks)
+        return
     for batch in tasks:
         if not all(values.is_floating_point() for values in leaves(batch.targets)):
             yield from leaves(batch.inputs)

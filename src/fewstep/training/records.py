@@ -9,7 +9,7 @@
     params.safetensors    final meta-parameters; there once training is finished
     evaluations/*.json    results of `fewstep evaluate`
     inspections/*.json    results of `fewstep inspect`
-    illustration.json     one task's predictions along adaptation, where tasks have one input and one target
+    illustration.json     adaptation to two tasks, where it can be drawn: predictions of one target, or walks
     plots/, tensorboard/  figures; event files
 
 Every file is replaced as a whole or appended to by whole lines, so a run that is killed at any moment can go on.
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the run folder's layout and of the checkpoint in it."""
+
+MORE_IS_BETTER = frozenset({"accuracy", "return"})
+"""Metrics of which more is better; of all others, less."""
 
 
 @contextmanager

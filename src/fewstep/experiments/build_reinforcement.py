@@ -1,0 +1,86 @@
+"""From a recipe of reinforcement learning to objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewstep.core.over_tasks import sequential, vectorized
+from fewstep.core.running import plain, traced
+from fewstep.core.trust_region import TrustRegion
+from fewstep.errors import RecipeError
+from fewstep.experiments.config import EnvironmentTasks, NavigationTasks, Recipe, ReinforceLoss
+from fewstep.learners.reinforcement import ReinforcementLearner
+from fewstep.rl.envs.navigation import Navigation
+from fewstep.rl.envs.revealed import Revealed
+from fewstep.rl.policy import outputs_for, policy_for
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fewstep.core.algorithms import Algorithm
+    from fewstep.rl.environment import Environment
+
+_AT_ONCE = 2
+"""Tasks computed together: what a policy computes of their thousands of actions then stays in the cache of a core."""
+
+
+def build_environment(recipe: Recipe, custom: Environment | None = None) -> Environment:
+    """The environment that the recipe's tasks are of.
+
+    Args:
+        recipe: Says which.
+        custom: One from Python, for `tasks.kind = "custom"`.
+
+    Raises:
+        RecipeError: A custom environment is asked for and not given, or is none.
+    """
+    tasks = recipe.tasks
+    assert isinstance(tasks, EnvironmentTasks)
+    if isinstance(tasks, NavigationTasks):
+        environment: Environment = Navigation(tasks.horizon)
+    else:
+        environment = _checked(custom)
+    return Revealed(environment) if tasks.reveal else environment
+
+
+def _checked(custom: Environment | None) -> Environment:
+    wanted = ("observation_size", "actions", "horizon", "sample_tasks", "reset")
+    missing = [name for name in wanted if not hasattr(custom, name)]
+    if custom is None or missing:
+        came = "none was passed (`tasks=`)" if custom is None else f"{type(custom).__name__} has no {missing[0]!r}"
+        raise RecipeError(
+            "With tasks.kind = 'custom' and loss.kind = 'reinforce', tasks are a `fewstep.rl.environment.Environment` "
+            f"from Python: {came}. Pass one to `train`, `evaluate` and `load`."
+        )
+    return custom
+
+
+def policy_shape(environment: Environment) -> tuple[tuple[int, ...], int]:
+    """The shape of one input of a policy's network, and the number of its outputs."""
+    return (environment.observation_size,), outputs_for(environment.actions)
+
+
+def build_reinforcement_learner(
+    recipe: Recipe, network: nn.Module, algorithm: Algorithm, environment: Environment, device: str
+) -> ReinforcementLearner:
+    """The learner that the recipe describes; raises ValueError where the network does not fit."""
+    assert isinstance(recipe.loss, ReinforceLoss)
+    assert isinstance(recipe.tasks, EnvironmentTasks)
+    chosen = recipe.execution
+    # A replay is safe for our own modules, which depend on nothing but their arguments.
+    run = traced if recipe.model.kind != "custom" and chosen.over_tasks == "auto" else plain
+    at_once = chosen.chunk_size or _AT_ONCE
+    over_tasks = sequential() if chosen.over_tasks == "sequential" else vectorized(at_once, run)
+    return ReinforcementLearner(
+        environment,
+        policy_for(environment.actions, network),
+        algorithm,
+        trajectories=recipe.tasks.trajectories,
+        discount=recipe.loss.discount,
+        gae_lambda=recipe.loss.gae_lambda,
+        trust_region=TrustRegion(recipe.meta.max_kl, recipe.meta.curvature, recipe.meta.curvature_tasks),
+        later_steps=recipe.evaluate.later_steps,
+        over_tasks=over_tasks,
+        run=run,
+        device=device,
+    )

@@ -1,0 +1,99 @@
+"""Examples of adaptation that an evaluation leaves behind, to be drawn later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fewstep.core.rng import generator
+from fewstep.learners.reinforcement import ReinforcementLearner
+from fewstep.rl.envs.navigation import Navigation
+from fewstep.rl.envs.revealed import Revealed
+from fewstep.rl.sampling import Mdps
+from fewstep.training.records import write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from fewstep.core.types import Batch
+    from fewstep.experiments.build import BuiltLearner
+    from fewstep.experiments.config import Evaluate
+    from fewstep.experiments.data import Data
+    from fewstep.learners.supervised import Adapted
+    from fewstep.tasks.task import Curve, TaskDistribution
+    from fewstep.training.records import RunFolder
+
+_WALKS = 5
+"""Episodes of each task to draw."""
+
+
+def illustrate(
+    run: RunFolder, distribution: TaskDistribution, data: Data, learner: BuiltLearner, plan: Evaluate
+) -> None:
+    """Store what can be drawn of the adaptation to two tasks: one-dimensional predictions, or walks in the plane.
+
+    Args:
+        run: Where.
+        distribution: The tasks.
+        data: Says in which units.
+        learner: Adapts.
+        plan: Steps and trajectories.
+    """
+    curve = getattr(distribution, "curve", None)
+    if isinstance(learner, ReinforcementLearner):
+        environment = learner.environment
+        seen = environment.environment if isinstance(environment, Revealed) else environment
+        if isinstance(seen, Navigation) and isinstance(distribution, Mdps):
+            write_json(run.path / "illustration.json", _walks(distribution, learner, plan))
+    elif curve is not None and (data.standardization is None or data.standardization.columns == (1, 1)):
+        write_json(run.path / "illustration.json", _predictions(curve, data, learner.adapt, plan))
+
+
+def _walks(distribution: Mdps, learner: ReinforcementLearner, plan: Evaluate) -> list[dict[str, Any]]:
+    """Positions of a few episodes, to the end of each."""
+    tasks = distribution.sample(2, generator(plan.seed, "illustrate"))
+    examples: list[dict[str, Any]] = [{"goal": goal, "walks": {}} for goal in tasks.parameters.tolist()]
+    for step, rollout in enumerate(learner.rollouts(tasks, plan.steps, plan.trajectories)):
+        if step not in {0, 1, plan.steps}:
+            continue
+        positions, mask = rollout.trajectories.observations[..., :2], rollout.trajectories.mask > 0
+        for i, example in enumerate(examples):
+            walks = zip(positions[i, :_WALKS], mask[i, :_WALKS], strict=True)
+            example["walks"][str(step)] = [walk[taken].tolist() for walk, taken in walks]
+    return examples
+
+
+def _predictions(
+    curve: Callable[[Any], Curve], data: Data, adapt: Callable[[Batch, int], Adapted], plan: Evaluate
+) -> list[dict[str, Any]]:
+    inputs, targets = _restorers(data)
+    stored = []
+    for i in range(2):
+        drawn = curve(generator(plan.seed, "illustrate", i))
+        support = drawn.task.support
+        stored.append(
+            {
+                "shots": plan.shots,
+                "grid": inputs(drawn.inputs),
+                "truth": targets(drawn.targets),
+                "support": {"inputs": inputs(support.inputs), "targets": targets(support.targets)},
+                "predictions": {
+                    str(steps): targets(adapt(support, steps)(drawn.inputs).cpu())
+                    for steps in sorted({0, 1, plan.steps})
+                },
+            }
+        )
+    return stored
+
+
+def _restorers(
+    data: Data,
+) -> tuple[Callable[[Tensor], list[float]], Callable[[Tensor], list[float]]]:
+    scale = data.standardization
+    if scale is None:
+        return (lambda x: x[:, 0].tolist()), (lambda y: y[:, 0].tolist())
+    return (
+        lambda x: (x.double()[:, 0] * scale.input_std[0] + scale.input_mean[0]).tolist(),
+        lambda y: scale.restore(y)[:, 0].tolist(),
+    )

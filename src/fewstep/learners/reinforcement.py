@@ -1,0 +1,316 @@
+"""Algorithm 3: meta-learning for reinforcement learning."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.core.adapt import adapt, adaptation_path
+from fewstep.core.context import vmapped
+from fewstep.core.functional import FunctionalModule
+from fewstep.core.meta import QueryGradient
+from fewstep.core.over_tasks import vectorized
+from fewstep.core.rules import InEachTask, Slowed, UpdateRule, check_rule, selected
+from fewstep.core.running import Run, plain
+from fewstep.core.trees import detach, index
+from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
+from fewstep.core.types import MetaParams, OverTasks, Params
+from fewstep.errors import NonFiniteError
+from fewstep.learners.learner import counted, take_over
+from fewstep.learners.stopwatch import Stopwatch
+from fewstep.rl.baseline import linear_baseline
+from fewstep.rl.losses import mean_kl, reinforce_loss, surrogate_loss
+from fewstep.rl.returns import discounted_sums, generalized_advantages, standardized
+from fewstep.rl.sampling import sample_trajectories
+from fewstep.rl.trajectories import Experience, Mdp, Trajectories
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fewstep.core.algorithms import Algorithm
+    from fewstep.rl.environment import Environment
+    from fewstep.rl.policy import Distribution
+
+log = logging.getLogger(__name__)
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Recording(NamedTuple):
+    """All that a meta-update needs to know of a task's adaptation.
+
+    Attributes:
+        support: Experience that each inner step learned from.
+        query: Experience of the adapted policy.
+        behaviour: The adapted policy's distributions at the observations of `query`.
+    """
+
+    support: tuple[Experience, ...]
+    query: Experience
+    behaviour: Any
+
+
+class Rollout(NamedTuple):
+    """Where the adaptation to all tasks stands.
+
+    Attributes:
+        params: Adapted so far, each leaf `[tasks, ...]`.
+        trajectories: Sampled with them.
+        experience: The same as a gradient step sees it.
+    """
+
+    params: Params
+    trajectories: Trajectories
+    experience: Experience
+
+
+@final
+class ReinforcementLearner:
+    """MAML for reinforcement learning (Algorithm 3): REINFORCE inside, a trust-region step outside.
+
+    Sampling depends on the parameters, and it cannot be differentiated. So an iteration has two parts. `_collect`
+    adapts to every task with fresh trajectories for each step, and writes down what it sampled; it records no
+    gradient. `_adapted` then *replays* that adaptation on what was written down, as a function of the meta-parameters:
+    the trajectories are constants, the inner gradients are not. The replay alone is what the meta-update
+    differentiates, and evaluates at other meta-parameters. Both walk the same `core.adaptation_path`.
+
+    Args:
+        environment: The distribution of tasks.
+        policy: A module from observations `[..., features]` to a `Distribution`: `policy_for(actions, network)`, say.
+            It is copied, not changed. Every operation in it needs a vmap rule.
+        algorithm: Inner rule and steps, for instance `maml(Sgd(0.1))`. Zero steps train one policy for all tasks.
+        trajectories: Episodes of each task that a step learns from, and the meta-update.
+        discount: gamma.
+        gae_lambda: lambda of the advantages.
+        trust_region: How the meta-update is found.
+        later_steps: Factor on inner steps after the first, at test.
+        over_tasks: How the map over tasks is executed; by default all at once.
+        run: How the policy runs while sampling, for instance `traced`.
+        device: Where parameters and computation live.
+
+    Raises:
+        ValueError: The policy cannot be meta-learned as it is or has batch normalisation, the rule's patterns do not
+            fit it, or the algorithm descends something else than the loss after adaptation.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        policy: nn.Module,
+        algorithm: Algorithm,
+        *,
+        trajectories: int = 20,
+        discount: float = 0.99,
+        gae_lambda: float = 1.0,
+        trust_region: TrustRegion | None = None,
+        later_steps: float = 1.0,
+        over_tasks: OverTasks | None = None,
+        run: Run = plain,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if algorithm.gradient is not QueryGradient:
+            raise ValueError(
+                "Reinforcement learning takes algorithms that descend the loss after adaptation, such as maml, fomaml, "
+                f"anil, meta_sgd and joint: got one with gradient={algorithm.gradient!r}. Use one of these."
+            )
+        if any(isinstance(part, _BATCH_NORMS) for part in policy.modules()):
+            raise ValueError(
+                "A policy must act on an observation in the same way whatever stands beside it: got one with batch "
+                "normalisation, whose statistics differ between sampling and the meta-update. Use none, or LayerNorm."
+            )
+        self.policy = FunctionalModule(policy).to(device)
+        self.policy.train(False)  # what was sampled and what is replayed must not differ by dropout
+        check_rule(algorithm.rule, self.policy.params)
+        self.environment, self.algorithm = environment, algorithm
+        self.iteration = 0
+        params = self.policy.params
+        self.meta = MetaParams(params, algorithm.rule.hyperparameters(selected(params, algorithm.rule)))
+        self._trajectories, self._discount, self._gae_lambda = trajectories, discount, gae_lambda
+        self._trust_region = trust_region or TrustRegion()
+        self._test_rule: UpdateRule = Slowed(algorithm.rule, later_steps)
+        self._over_tasks = over_tasks or vectorized()
+        self._each_policy = vmapped(self.policy)
+        self._kl = Divergence(self._adapted_policy, _kl_from_behaviour)
+        self._act = run(vmapped(self._action))
+
+    def step(self, tasks: Mdp) -> dict[str, float]:
+        """One meta-update (Algorithm 3, lines 3-10).
+
+        Args:
+            tasks: A meta-batch, from `Mdps.sample`.
+
+        Returns:
+            Average return before and after adaptation, what came of the trust-region step, and seconds by activity.
+
+        Raises:
+            NonFiniteError: Something that was sampled, or a gradient, is not finite; nothing was updated.
+        """
+        watch = Stopwatch()
+        recording, returns = self._collect(tasks, watch)  # lines 4-9
+        self.meta, report = trust_region_step(  # line 10
+            self._surrogate, self._kl, self.meta, recording, self._trust_region, self._over_tasks
+        )
+        watch.lap("trust_region")
+        self._check(report)
+        self.iteration += 1
+        return {
+            "return_before": returns[0].mean().item(),
+            "return_after": returns[-1].mean().item(),
+            "objective": report.objective_after,
+            "kl": report.divergence,
+            "accepted": float(report.accepted),
+            "step_fraction": report.step_fraction,
+            **{f"seconds_{activity}": seconds for activity, seconds in watch.seconds.items()},
+        }
+
+    def _collect(self, tasks: Mdp, watch: Stopwatch) -> tuple[Recording, list[Tensor]]:
+        """Adapt to every task and sample with what comes of it; what was sampled, and the average returns."""
+        steps = self.algorithm.steps
+        path = list(self._adaptation(tasks, steps, self._trajectories, self.algorithm.rule, watch))
+        *support, query = [rollout.experience for rollout in path]
+        behaviour = self._each_policy(path[-1].params, query.observations)
+        recording = Recording(tuple(support), query, behaviour)
+        return detach(recording), [rollout.trajectories.average_return() for rollout in path]
+
+    def _adapted(self, meta: MetaParams, recording: Recording) -> Params:
+        """theta'_i as a function of the meta-parameters: the adaptation to one task, replayed (lines 6-7)."""
+        return adapt(self._inner_loss, meta, recording.support, self.algorithm.rule)
+
+    def _inner_loss(self, params: Params, experience: Experience) -> Tensor:
+        """L_i of equation 4, of one task."""
+        return reinforce_loss(self.policy(params, experience.observations), experience)
+
+    def _adapted_policy(self, meta: MetaParams, recording: Recording) -> Any:
+        """What it does at the observations of the query trajectories."""
+        return self.policy(self._adapted(meta, recording), recording.query.observations)
+
+    def _surrogate(self, meta: MetaParams, recording: Recording) -> Tensor:
+        """What the meta-update lowers: the surrogate loss of the adapted policy on its own trajectories."""
+        return surrogate_loss(self._adapted_policy(meta, recording), recording.behaviour, recording.query)
+
+    @torch.no_grad()
+    def _adaptation(
+        self, tasks: Mdp, steps: int, trajectories: int, rule: UpdateRule, watch: Stopwatch
+    ) -> Iterator[Rollout]:
+        """Sample, take a step, sample with what came of it, and so on: in all tasks at once (lines 5-8)."""
+        shared = {name: leaf.expand(len(tasks.seed), *leaf.shape) for name, leaf in self.meta.model.items()}
+        support: list[Experience] = []
+        # Walks along `support` while it grows: each step learns from what was sampled with the parameters before it.
+        meta = MetaParams(shared, self.meta.rule)
+        path = adaptation_path(self._inner_loss_of_all, meta, support, InEachTask(rule))
+        for step, params in zip(range(steps + 1), path, strict=False):
+            watch.lap("adaptation")
+            sampled = self._sampled(params, tasks, trajectories, step)
+            watch.lap("sampling")
+            support.append(self._experience(sampled))
+            watch.lap("baseline")
+            yield Rollout(params, sampled, support[-1])
+
+    def _inner_loss_of_all(self, params: Params, experience: Experience) -> Tensor:
+        """Sum over tasks, each with parameters of its own, so that its gradient is every task's own gradient."""
+        return vmapped(self._inner_loss)(params, experience).sum()
+
+    def _sampled(self, params: Params, tasks: Mdp, trajectories: int, step: int) -> Trajectories:
+        def act(observations: Tensor, noise: Tensor) -> Tensor:
+            return self._act(params, observations, noise)
+
+        like = next(iter(params.values()))
+        return sample_trajectories(self.environment, act, tasks, trajectories, step, like)
+
+    def _action(self, params: Params, observations: Tensor, noise: Tensor) -> Tensor:
+        policy: Distribution = self.policy(params, observations)
+        return policy.sample(noise)
+
+    def _experience(self, sampled: Trajectories) -> Experience:
+        """Advantages against a baseline fitted to the same trajectories, standardised for each task."""
+        expected = linear_baseline(sampled, discounted_sums(sampled.rewards, self._discount))
+        advantages = generalized_advantages(sampled.rewards, expected, self._discount, self._gae_lambda)
+        advantages = standardized(advantages, sampled.mask)
+        return Experience(sampled.observations, sampled.actions, advantages, sampled.mask)
+
+    def rollouts(self, tasks: Mdp, steps: int, trajectories: int | None = None) -> Iterator[Rollout]:
+        """Adapt to tasks as at test, with fresh trajectories for every step; keeps no graph.
+
+        Args:
+            tasks: With a `tasks` axis.
+            steps: S, inner steps; any number, whatever was trained with.
+            trajectories: Episodes of each task for a step; by default as many as in training.
+
+        Yields:
+            Where the adaptation stands: before the first step and after each.
+
+        Raises:
+            ValueError: `steps` is negative.
+            NonFiniteError: The adaptation diverged.
+        """
+        asked = self._trajectories if trajectories is None else trajectories
+        yield from self._adaptation(tasks, counted(steps), asked, self._test_rule, Stopwatch())
+
+    def evaluate(self, tasks: Mdp, steps: int, trajectories: int | None = None) -> dict[str, Tensor]:
+        """Average returns along the adaptation to each task; takes the arguments of `rollouts`.
+
+        Returns:
+            "return", `[tasks, S + 1]`: without discount, of the trajectories sampled after each step.
+        """
+        path = self.rollouts(tasks, steps, trajectories)
+        return {"return": torch.stack([rollout.trajectories.average_return() for rollout in path], dim=1).cpu()}
+
+    def adapt(self, task: Tensor, steps: int | None = None, seed: int = 0) -> nn.Module:
+        """Adapt to one task of the environment.
+
+        Args:
+            task: Its parameters `[parameters]`, as the environment knows it.
+            steps: Inner steps; by default as many as in training, one where those are none.
+            seed: Of the trajectories that it learns from.
+
+        Returns:
+            The policy, an ordinary module from observations `[..., features]` to a `Distribution`.
+        """
+        steps = max(self.algorithm.steps, 1) if steps is None else steps
+        tasks = Mdp(task[None], torch.tensor([seed]))
+        *_, last = self.rollouts(tasks, steps)
+        return self.policy.as_module(index(last.params, 0))
+
+    def constants(self) -> str:
+        """Fingerprint of what the policy holds beside its learnable parameters."""
+        return self.policy.constants()
+
+    def load_meta(self, meta: MetaParams) -> None:
+        """Take over meta-parameters.
+
+        Raises:
+            ValueError: They belong to another policy or rule.
+        """
+        take_over(self.meta, meta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Meta-parameters and the number of updates: a trust-region step remembers nothing else."""
+        return {"iteration": self.iteration, "meta": self.meta._asdict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: It belongs to another policy or rule.
+        """
+        self.load_meta(MetaParams(**state["meta"]))
+        self.iteration = state["iteration"]
+
+    def _check(self, report: TrustRegionReport) -> None:
+        """A step that is not accepted is no fault: the parameters stay, and new trajectories come."""
+        if not math.isfinite(report.objective_before):
+            raise NonFiniteError(
+                f"The surrogate loss must be finite: iteration {self.iteration + 1} gave {report.objective_before}. "
+                "The inner loop diverges: lower the inner learning rate, or clip the inner gradient (algorithm.clip)."
+            )
+        if not report.accepted:
+            log.info("Iteration %d: no candidate of the line search improved; nothing changed", self.iteration + 1)
+
+
+def _kl_from_behaviour(policy: Any, recording: Recording) -> Tensor:
+    """What bounds the meta-update: how far the adapted policy is from the one that sampled."""
+    return mean_kl(recording.behaviour, policy, recording.query.mask)

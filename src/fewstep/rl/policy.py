@@ -1,0 +1,148 @@
+"""Policies around any network, and the distributions of actions that they give."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.rl.environment import Continuous
+
+if TYPE_CHECKING:
+    from fewstep.rl.environment import ActionSpace
+
+
+class Distribution(Protocol):
+    """pi(. | o): how actions are distributed, one distribution for each observation."""
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """The logarithm of pi(a | o), `[...]`."""
+        ...
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Actions as a function of the noise that `draw_noise` gives."""
+        ...
+
+    def kl(self, other: Self) -> Tensor:
+        """KL(self || other), `[...]`."""
+        ...
+
+
+class Gaussian(NamedTuple):
+    """Normal, independent in each element of an action.
+
+    Attributes:
+        mean: `[..., size]`.
+        log_std: `[..., size]`.
+    """
+
+    mean: Tensor
+    log_std: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """-sum_i [(a_i - mu_i)^2 / (2 sigma_i^2) + log sigma_i + log(2 pi) / 2]."""
+        standard = (actions - self.mean) * (-self.log_std).exp()
+        return -(standard.square() / 2 + self.log_std + math.log(2 * math.pi) / 2).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The action mu + sigma * noise, of normal noise `[..., size]`."""
+        return self.mean + self.log_std.exp() * noise
+
+    def kl(self, other: Gaussian) -> Tensor:
+        """sum_i [log(sigma'_i / sigma_i) + (sigma_i^2 + (mu_i - mu'_i)^2) / (2 sigma'_i^2) - 1/2]."""
+        spread = (2 * (self.log_std - other.log_std)).exp()
+        distance = ((self.mean - other.mean) * (-other.log_std).exp()).square()
+        return (other.log_std - self.log_std + (spread + distance - 1) / 2).sum(-1)
+
+
+class Categorical(NamedTuple):
+    """One of several actions.
+
+    Attributes:
+        logits: `[..., count]`, up to a constant.
+    """
+
+    logits: Tensor
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Of indices `[...]`."""
+        return self.logits.log_softmax(-1).gather(-1, actions[..., None]).squeeze(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The index below which the cumulative probability reaches the noise, uniform in [0, 1), `[...]`."""
+        reached = self.logits.softmax(-1).cumsum(-1)[..., :-1]  # the last is 1, but for rounding
+        return (reached <= noise[..., None]).sum(-1)
+
+    def kl(self, other: Categorical) -> Tensor:
+        """sum_a pi(a) log(pi(a) / pi'(a))."""
+        own, others = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
+        return (own.exp() * (own - others)).sum(-1)
+
+
+@final
+class GaussianPolicy(nn.Module):
+    """pi(a | o) = N(f(o), sigma^2), whose sigma depends on no observation and is learned and adapted like all else.
+
+    Args:
+        network: f, any module from `[examples, features]` to `[examples, size]`.
+        size: Elements of an action.
+        init_std: sigma at first.
+        min_std: Bound below.
+    """
+
+    def __init__(self, network: nn.Module, size: int, init_std: float = 1.0, min_std: float = 1e-6) -> None:
+        super().__init__()
+        self.network = network
+        self.log_std = nn.Parameter(torch.full((size,), math.log(init_std)))
+        self._least = math.log(min_std)
+
+    def forward(self, observations: Tensor) -> Gaussian:
+        """Distributions for observations `[..., features]`."""
+        mean = _apply(self.network, observations)
+        return Gaussian(mean, self.log_std.clamp(min=self._least).expand_as(mean))
+
+
+@final
+class CategoricalPolicy(nn.Module):
+    """pi(a | o) = softmax(f(o))_a.
+
+    Args:
+        network: f, any module from `[examples, features]` to `[examples, count]`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, observations: Tensor) -> Categorical:
+        """Distributions for observations `[..., features]`."""
+        return Categorical(_apply(self.network, observations))
+
+
+def policy_for(actions: ActionSpace, network: nn.Module) -> GaussianPolicy | CategoricalPolicy:
+    """The policy that chooses among such actions.
+
+    Args:
+        actions: What there is to choose from.
+        network: Any module from `[examples, features]` to `[examples, outputs_for(actions)]`.
+    """
+    return GaussianPolicy(network, actions.size) if isinstance(actions, Continuous) else CategoricalPolicy(network)
+
+
+def outputs_for(actions: ActionSpace) -> int:
+    """Outputs of a policy's network."""
+    return actions.size if isinstance(actions, Continuous) else actions.count
+
+
+def draw_noise(actions: ActionSpace, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """What `Distribution.sample` turns into actions: `[*shape, size]` normal, or `[*shape]` uniform."""
+    if isinstance(actions, Continuous):
+        return torch.randn(*shape, actions.size, generator=generator)
+    return torch.rand(*shape, generator=generator)
+
+
+def _apply(network: nn.Module, observations: Tensor) -> Tensor:
+    """The network on all observations at once, as examples."""
+    return network(observations.flatten(0, -2)).unflatten(0, observations.shape[:-1])

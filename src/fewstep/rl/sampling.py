@@ -1,0 +1,122 @@
+"""Episodes of all tasks at once, each task under a policy of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, final
+
+import torch
+
+from fewstep.core.rng import generator
+from fewstep.errors import NonFiniteError
+from fewstep.rl.policy import draw_noise
+from fewstep.rl.trajectories import Mdp, Trajectories
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Generator, Tensor
+
+    from fewstep.rl.environment import Environment
+
+
+@final
+class Mdps:
+    """p(T): the tasks of an environment, as a `TaskDistribution`.
+
+    Args:
+        environment: Draws their parameters.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+
+    def sample(self, num_tasks: int, generator: Generator) -> Mdp:
+        """Draw tasks, each with a stream of its own.
+
+        Raises:
+            ValueError: The environment gave something else than `[tasks, parameters]`.
+        """
+        parameters = self.environment.sample_tasks(num_tasks, generator)
+        if parameters.dim() != 2 or len(parameters) != num_tasks:
+            raise ValueError(
+                f"`sample_tasks` must give one row of parameters for each task, [{num_tasks}, parameters]: got "
+                f"{list(parameters.shape)} from {type(self.environment).__name__}. Stack the tasks along the first "
+                "axis, a single number as a column."
+            )
+        return Mdp(parameters, torch.randint(2**62, (num_tasks,), generator=generator))
+
+
+@torch.no_grad()
+def sample_trajectories(
+    environment: Environment,
+    act: Callable[[Tensor, Tensor], Tensor],
+    tasks: Mdp,
+    trajectories: int,
+    step: int,
+    like: Tensor,
+) -> Trajectories:
+    """Sample episodes to the horizon in every task; keeps no graph.
+
+    Args:
+        environment: Where to act.
+        act: From observations `[tasks, trajectories, features]` and noise to actions.
+        tasks: With a `tasks` axis.
+        trajectories: Episodes of each.
+        step: Inner steps that the policy has taken, part of the name of each task's stream.
+        like: Gives the type and device that the policy computes in.
+
+    Returns:
+        What happened.
+
+    Raises:
+        ValueError: No trajectory is asked for, or no task given.
+        NonFiniteError: An observation, action or reward is infinite or nan.
+    """
+    if trajectories < 1 or not len(tasks.seed):
+        raise ValueError(
+            f"Sampling needs at least one task and one trajectory: got {len(tasks.seed)} tasks and {trajectories} "
+            "trajectories. Raise meta.batch_size or tasks.trajectories."
+        )
+    noise = _noise(environment, tasks, trajectories, step).to(like)
+    # The first task names the stream of initial states, which the environment draws for all together.
+    start = generator(int(tasks.seed[0]), "reset", step)
+    episodes, observations = environment.reset(tasks.parameters, trajectories, start)
+    alive = torch.ones(observations.shape[:2], dtype=torch.bool)
+    seen, done, earned, taken = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
+    for time in range(environment.horizon):
+        seen.append(observations.to(like))
+        done.append(act(seen[-1], noise[:, :, time]))
+        taken.append(alive)
+        observations, rewards, terminated = episodes.step(done[-1].to(observations.device))
+        earned.append(rewards.to(like))
+        alive = alive & ~terminated.cpu()
+    mask = torch.stack(taken, 2).to(like)
+    rewards = torch.where(mask > 0, torch.stack(earned, 2), 0.0)
+    sampled = Trajectories(torch.stack(seen, 2), torch.stack(done, 2), rewards, mask)
+    _check_finite(sampled, step)
+    return sampled
+
+
+def _noise(environment: Environment, tasks: Mdp, trajectories: int, step: int) -> Tensor:
+    """`[tasks, trajectories, time, ...]`, each task's from its own stream."""
+    shape = (trajectories, environment.horizon)
+    streams = [generator(seed, "actions", step) for seed in tasks.seed.tolist()]
+    return torch.stack([draw_noise(environment.actions, shape, stream) for stream in streams])
+
+
+def _check_finite(sampled: Trajectories, step: int) -> None:
+    for name in ("actions", "observations", "rewards"):  # of several, the first is the cause
+        values: Tensor = getattr(sampled, name)
+        bad = ~values.isfinite().flatten(1).all(1)
+        if bad.any():
+            cure = (
+                "The policy diverged: lower the inner learning rate, or clip the inner gradient (algorithm.clip)."
+                if name == "actions"
+                else "Look at the environment, which must return finite numbers for every action; if actions grow "
+                "without bound, lower the inner learning rate."
+            )
+            raise NonFiniteError(
+                f"Observations, actions and rewards must be finite: {name} "
+                f"{f'after inner step {step}' if step else 'before adaptation'} are infinite or nan in "
+                f"{int(bad.sum())} of {len(bad)} tasks (the first is task {int(bad.nonzero()[0])}). {cure}"
+            )

@@ -1,0 +1,232 @@
+"""Runs of reinforcement learning: trained, resumed, evaluated, plotted, refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tests.core.problems import assert_same
+from torch import nn
+
+import fewstep as library
+from fewstep.errors import NonFiniteError, RecipeError, RunError
+from fewstep.experiments.recipe_files import load_recipe
+from fewstep.rl.environment import Continuous, Transition
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+SMALL = [
+    "tasks.trajectories=4",
+    "tasks.horizon=6",
+    "model.hidden=[8]",
+    "meta.batch_size=3",
+    "meta.iterations=4",
+    "validation.every=2",
+    "validation.tasks=3",
+    "evaluate.tasks=5",
+    "evaluate.steps=2",
+    "evaluate.trajectories=5",
+    "execution.over_tasks=vectorized",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return library.train("navigation", out=tmp_path_factory.mktemp("runs") / "whole", settings=SMALL)
+
+
+def metrics(run: Any) -> list[dict[str, Any]]:
+    """All that was recorded, but for the time that it took."""
+    return [{k: v for k, v in record.items() if not k.startswith(("seconds", "peak"))} for record in run.metrics()]
+
+
+def test_the_same_seed_gives_the_same_numbers(run: Any, tmp_path: Path) -> None:
+    again = library.train("navigation", out=tmp_path / "again", settings=SMALL)
+    assert metrics(again) == metrics(run)
+    assert_same(library.load(again, checkpoint="final").meta, library.load(run, checkpoint="final").meta, 0, 0)
+    other = library.train("navigation", out=tmp_path / "other", settings=[*SMALL, "seed=1"])
+    assert metrics(other) != metrics(run)
+
+
+def test_a_resumed_run_ends_bit_for_bit_where_a_whole_one_does(run: Any, tmp_path: Path) -> None:
+    library.train("navigation", out=tmp_path / "half", settings=[*SMALL, "meta.iterations=2"])
+    resumed = library.train("navigation", out=tmp_path / "half", settings=SMALL, resume=True)
+    assert metrics(resumed) == metrics(run)
+    assert_same(library.load(resumed, checkpoint="final").meta, library.load(run, checkpoint="final").meta, 0, 0)
+
+
+def test_every_iteration_records_returns_and_where_time_went(run: Any) -> None:
+    records = [record for record in run.metrics() if record["split"] == "train"]
+    assert [record["iteration"] for record in records] == [1, 2, 3, 4]
+    for record in records:
+        assert record["return_before"] < 0
+        assert record["accepted"] in (0, 1)
+        assert {"seconds_sampling", "seconds_adaptation", "seconds_baseline", "seconds_trust_region"} <= record.keys()
+
+
+def test_validation_keeps_the_highest_return(run: Any) -> None:
+    checks = [record for record in run.metrics() if record["split"] == "val"]
+    assert all(record["score"] == -record["return"] for record in checks)
+    best = max(checks, key=lambda record: record["return"])["iteration"]
+    assert library.load(run).iteration == best
+
+
+def test_evaluation_has_fresh_tasks_and_its_own_number_of_trajectories(run: Any) -> None:
+    result = library.evaluate(run)
+    assert (result["metric"], result["tasks"], result["trajectories"]) == ("return", 5, 5)
+    assert (result["shots"], result["queries"], result["normalization"]) == (None, None, None)
+    assert [point["step"] for point in result["steps"]] == [0, 1, 2]
+    assert library.evaluate(run) == result
+    more = library.evaluate(run, trajectories=7, steps=1)
+    assert (more["trajectories"], len(more["steps"]), more["fingerprint"]) == (7, 2, result["fingerprint"])
+    assert len(list((run.path / "evaluations").iterdir())) == 2
+
+
+def test_a_loaded_run_adapts_to_a_task(run: Any) -> None:
+    policy = library.load(run).adapt(torch.tensor([0.2, 0.3]), steps=2)
+    assert policy(torch.zeros(4, 2)).mean.shape == (4, 2)
+
+
+def test_commands_work_as_for_other_tasks(fewstep: Any, tmp_path: Path) -> None:
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    for name in ("navigation", "navigation-oracle"):
+        code, out, err = fewstep("train", name, "--out", name, *settings)
+        assert (code, "Trained" in out) == (0, True), err
+        assert fewstep("evaluate", name)[0] == 0
+    _, out, _ = fewstep("evaluate", "navigation", "--json")
+    assert json.loads(out)["metric"] == "return"
+    code, out, _ = fewstep("evaluate", "navigation", "--trajectories", 3)
+    assert "Average return, meta-test, 5 tasks, 3 trajectories" in out
+    assert "-40.41" in out  # the paper's
+    code, _, err = fewstep("compare", "navigation", "navigation-oracle", "--out", "both.png")
+    assert code == 0, err
+    for figure in ("training", "steps", "adaptation"):
+        path = tmp_path / f"{figure}.png"
+        code, _, err = fewstep("plot", "navigation", "navigation-oracle", "--figure", figure, "--out", path)
+        assert (code, path.stat().st_size > 10_000) == (0, True), err
+
+
+def test_commands_that_mean_nothing_here_say_so(run: Any, fewstep: Any) -> None:
+    assert "trajectories, steps and tasks" in fewstep("evaluate", run.path, "--shots", 3)[2]
+    assert "on examples" in fewstep("inspect", run.path)[2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("meta.optimizer=adam", "meta.optimizer = 'trpo' goes with loss.kind = 'reinforce'"),
+        ("loss.kind=mse", "loss.discount: unknown key"),
+        ("algorithm.kind=reptile", "cannot follow algorithm.kind = 'reptile'"),
+        ("meta.lr=0.1", "cannot follow meta.lr"),
+        ("meta.clip_norm=1.0", "cannot follow meta.clip_norm"),
+        ("evaluate.shots=3", "cannot follow evaluate.shots"),
+        ("execution.compile=true", "cannot follow execution.compile"),
+        ("model.norm=batch", "cannot follow model.norm"),
+        ("loss.discount=1.5", "loss.discount"),
+        ("tasks.trajectories=0", "tasks.trajectories"),
+        ("meta.max_kl=0.0", "meta.max_kl"),
+        ("model.init_std=0.1", "exclude each other"),
+    ],
+)
+def test_impossible_recipes_are_refused(setting: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe("navigation", [setting])
+
+
+@pytest.mark.parametrize("setting", ["meta.max_kl=0.1", "evaluate.trajectories=3", "evaluate.later_steps=0.5"])
+def test_what_belongs_to_reinforcement_is_refused_elsewhere(setting: str) -> None:
+    with pytest.raises(RecipeError, match=r"goes with loss\.kind = 'reinforce'"):
+        load_recipe("sinusoid-10shot", [setting])
+
+
+@dataclass(frozen=True)
+class Push:
+    """A number to be held near the task's; optionally something goes wrong."""
+
+    broken: bool = False
+    horizon: int = 5
+
+    @property
+    def observation_size(self) -> int:
+        return 1
+
+    @property
+    def actions(self) -> Continuous:
+        return Continuous(1)
+
+    def sample_tasks(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        return torch.rand(num_tasks, 1, generator=generator)
+
+    def reset(self, tasks: Tensor, trajectories: int, generator: torch.Generator) -> tuple[Pushing, Tensor]:
+        start = torch.randn(len(tasks), trajectories, 1, generator=generator)
+        return Pushing(tasks, start, self.broken), start
+
+
+class Pushing:
+    def __init__(self, goals: Tensor, places: Tensor, broken: bool) -> None:
+        self.goals, self.places, self.broken = goals[:, None], places, broken
+
+    def step(self, actions: Tensor) -> Transition:
+        self.places = self.places + actions
+        rewards = -(self.places - self.goals).square().squeeze(-1)
+        return Transition(self.places, rewards / (0 if self.broken else 1), rewards > 1)
+
+
+CUSTOM: dict[str, Any] = {
+    "tasks": {"kind": "custom", "trajectories": 3},
+    "model": {"kind": "mlp", "hidden": [4]},
+    "loss": {"kind": "reinforce"},
+    "algorithm": {"kind": "fomaml", "inner_lr": 0.1},
+    "meta": {"batch_size": 2, "iterations": 2},
+    "validation": {"every": 1, "tasks": 2},
+    "evaluate": {"tasks": 2, "steps": 1},
+    "execution": {"over_tasks": "vectorized"},
+}
+
+
+def test_an_environment_and_a_network_of_your_own(tmp_path: Path) -> None:
+    with_module = CUSTOM | {"model": {"kind": "custom"}}
+    for name, recipe, model in (("mlp", CUSTOM, None), ("module", with_module, nn.Linear(1, 1))):
+        run = library.train(recipe, out=tmp_path / name, tasks=Push(), model=model)
+        result = library.evaluate(run, task_distribution=Push(), model=model)
+        assert result["metric"] == "return"
+        policy = library.load(run, environment=Push(), model=model).adapt(torch.tensor([0.5]))
+        assert policy(torch.zeros(1, 1)).mean.shape == (1, 1)
+
+
+def test_the_oracle_of_an_environment_of_your_own_sees_the_task(tmp_path: Path) -> None:
+    recipe = CUSTOM | {"tasks": {"kind": "custom", "trajectories": 3, "reveal": True}}
+    run = library.train(recipe, out=tmp_path / "oracle", tasks=Push())
+    assert library.load(run, environment=Push()).environment.observation_size == 2
+
+
+def test_what_is_no_environment_is_refused(tmp_path: Path) -> None:
+    for tasks, words in ((object(), "object has no 'observation_size'"), (None, "none were passed")):
+        with pytest.raises(RecipeError, match=words):
+            library.train(CUSTOM, out=tmp_path / "none", tasks=tasks)
+
+
+def test_an_environment_that_breaks_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"rewards before adaptation .* Nothing was updated"):
+        library.train(CUSTOM, out=tmp_path / "broken", tasks=Push(broken=True))
+
+
+def test_figures_show_runs_of_one_kind(run: Any, tmp_path: Path) -> None:
+    from fewstep.reporting.report import plot_runs
+
+    other = library.train(
+        "sinusoid-10shot",
+        out=tmp_path / "sine",
+        settings=["meta.iterations=2", "validation.tasks=2", "evaluate.tasks=2"],
+    )
+    library.evaluate(other)
+    library.evaluate(run)
+    for figure, words in (("training", "one measure"), ("adaptation", "one kind"), ("steps", "one metric")):
+        with pytest.raises(RunError, match=words):
+            plot_runs([run.path, other.path], tmp_path / "figure.png", figure)  # type: ignore[arg-type]

@@ -1,0 +1,240 @@
+"""Algorithm 3 on bandits, whose optimum is known, and its derivatives against finite differences."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tests.core.problems import DTYPE, assert_same, draw, seeded
+from torch import nn
+
+from fewstep.core import algorithms
+from fewstep.core.over_tasks import sequential, vectorized
+from fewstep.core.rng import generator
+from fewstep.core.rules import Adam, LearnedSgd, Momentum, Only, Sgd, Slowed
+from fewstep.core.running import traced
+from fewstep.core.trees import flatten, index, unflatten
+from fewstep.core.trust_region import TrustRegion, curvature_product
+from fewstep.errors import NonFiniteError
+from fewstep.learners.reinforcement import ReinforcementLearner
+from fewstep.learners.stopwatch import Stopwatch
+from fewstep.rl.envs.bandit import Bandit
+from fewstep.rl.envs.navigation import Navigation
+from fewstep.rl.policy import outputs_for, policy_for
+from fewstep.rl.sampling import Mdps
+
+if TYPE_CHECKING:
+    from fewstep.core.algorithms import Algorithm
+    from fewstep.rl.environment import Environment
+    from fewstep.rl.trajectories import Mdp
+
+NAVIGATION = Navigation(horizon=6)
+
+
+def learner(algorithm: Algorithm, environment: Environment = NAVIGATION, **options: Any) -> ReinforcementLearner:
+    def build() -> nn.Module:
+        inputs, outputs = environment.observation_size, outputs_for(environment.actions)
+        network = nn.Sequential(nn.Linear(inputs, 4), nn.Tanh(), nn.Linear(4, outputs))
+        return policy_for(environment.actions, network)
+
+    return ReinforcementLearner(environment, seeded(build), algorithm, **{"trajectories": 5, **options})
+
+
+def tasks(count: int = 3, environment: Environment = NAVIGATION) -> Mdp:
+    return Mdps(environment).sample(count, generator(0, "tasks"))
+
+
+def test_bandits_are_solved_within_one_gradient_step() -> None:
+    """An initialisation from which one step finds the arm that pays; before it, no policy can know."""
+    environment = Bandit(arms=4, horizon=10)
+    solver = learner(
+        algorithms.maml(Sgd(10.0)),
+        environment,
+        trajectories=10,
+        trust_region=TrustRegion(0.05),
+        over_tasks=vectorized(None, traced),
+        run=traced,
+    )
+    for iteration in range(20):
+        solver.step(Mdps(environment).sample(20, generator(1, "train", iteration)))
+    found = solver.evaluate(tasks(60, environment), steps=2)["return"].mean(0)
+    assert found[0] < 4
+    assert found[1] > 9
+
+
+@pytest.mark.parametrize("rule", [Sgd(0.3), Momentum(0.2), LearnedSgd(0.3), Only("network.2.*", Sgd(0.3))])
+def test_meta_gradient_is_exact(rule: Any) -> None:
+    """Through two inner steps with trajectories of their own, against central differences in float64."""
+    agent = learner(algorithms.maml(rule, steps=2))
+    recording, _ = agent._collect(tasks(1), Stopwatch())
+    one = index(recording, 0)
+    gradient = flatten(torch.func.grad(agent._surrogate)(agent.meta, one))
+    start, eps = flatten(agent.meta), 1e-6
+    for seed in range(3):
+        along = draw(len(start), seed=seed)
+        above, below = (agent._surrogate(unflatten(start + s * eps * along, agent.meta), one) for s in (1, -1))
+        torch.testing.assert_close(gradient.dot(along), (above - below) / (2 * eps), rtol=1e-6, atol=1e-8)
+
+
+def test_curvature_products_are_exact() -> None:
+    """H v of the divergence after adaptation, against central differences of its gradient in float64."""
+    agent = learner(algorithms.maml(Sgd(0.3)))
+    recording, _ = agent._collect(tasks(), Stopwatch())
+    config = TrustRegion(damping=0.0)
+    product = curvature_product(agent._kl, agent.meta, recording, config, vectorized())
+    numeric = curvature_product(
+        agent._kl,
+        agent.meta,
+        recording,
+        TrustRegion(curvature="finite_differences", damping=0.0, displacement=1e-5),
+        sequential(),
+    )
+    vector = draw(len(flatten(agent.meta)), seed=3)
+    torch.testing.assert_close(product(vector), numeric(vector), rtol=1e-5, atol=1e-7)
+
+
+def test_the_divergence_is_least_where_it_was_sampled() -> None:
+    agent = learner(algorithms.maml(Sgd(0.3), steps=2))
+    recording, _ = agent._collect(tasks(1), Stopwatch())
+    gradient, value = torch.func.grad_and_value(agent._kl)(agent.meta, index(recording, 0))
+    assert_same(value, torch.zeros((), dtype=DTYPE), atol=1e-12)
+    assert_same(flatten(gradient), torch.zeros_like(flatten(gradient)), atol=1e-12)
+
+
+def test_first_order_differs_from_second_order_and_adapts_alike() -> None:
+    one, other = learner(algorithms.maml(Sgd(0.3))), learner(algorithms.fomaml(Sgd(0.3)))
+    recordings = [agent._collect(tasks(1), Stopwatch())[0] for agent in (one, other)]
+    assert_same(recordings[0], recordings[1])
+    gradients = [
+        flatten(torch.func.grad(agent._surrogate)(agent.meta, index(r, 0)))
+        for agent, r in zip((one, other), recordings, strict=True)
+    ]
+    assert (gradients[0] - gradients[1]).norm() > 0.01 * gradients[0].norm()
+
+
+@dataclass(frozen=True)
+class NormalizedSgd:
+    """Steps of one length along the whole gradient: no elementwise rule."""
+
+    second_order = True
+
+    def selects(self, name: str) -> bool:
+        return True
+
+    def hyperparameters(self, params: Any) -> Any:
+        return {}
+
+    def init(self, params: Any) -> Any:
+        return {}
+
+    def __call__(self, params: Any, grads: Any, state: Any, learned: Any, step: int) -> Any:
+        length = flatten(grads).norm()
+        return {name: value - 0.1 * grads[name] / length for name, value in params.items()}, state
+
+
+@pytest.mark.parametrize("rule", [Momentum(0.2), NormalizedSgd(), LearnedSgd(0.2, per="tensor"), Adam(0.01)])
+def test_the_replay_of_each_task_arrives_where_its_adaptation_did(rule: Any) -> None:
+    agent = learner(algorithms.maml(rule, steps=3))
+    *_, last = agent._adaptation(tasks(), 3, 5, agent.algorithm.rule, Stopwatch())
+    recording, _ = agent._collect(tasks(), Stopwatch())
+    for task in range(3):
+        assert_same(index(last.params, task), agent._adapted(agent.meta, index(recording, task)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"over_tasks": sequential()},
+        {"over_tasks": vectorized(2)},
+        {"over_tasks": vectorized(None, traced), "run": traced},
+    ],
+)
+def test_every_way_of_mapping_over_tasks_gives_the_same_update(options: dict[str, Any]) -> None:
+    few = TrustRegion(iterations=4)  # rounding grows with every iteration of the conjugate gradient
+    one, other = (learner(algorithms.maml(Sgd(0.3)), trust_region=few, **given) for given in ({}, options))
+    for agent in (one, other):
+        assert agent.step(tasks())["accepted"]
+    assert_same(one.meta, other.meta, atol=1e-9, rtol=1e-7)
+
+
+def test_a_meta_update_reports_what_it_did() -> None:
+    agent = learner(algorithms.maml(Sgd(0.3)))
+    report = agent.step(tasks())
+    assert report["accepted"] == 1
+    assert 0 < report["kl"] <= 0.01
+    assert report["return_before"] < 0 > report["return_after"]
+    assert {name for name in report if name.startswith("seconds_")} == {
+        "seconds_sampling",
+        "seconds_adaptation",
+        "seconds_baseline",
+        "seconds_trust_region",
+    }
+
+
+def test_a_rejected_step_changes_nothing_and_training_goes_on() -> None:
+    agent = learner(algorithms.maml(Sgd(0.3)), trust_region=TrustRegion(candidates=0))
+    before = copy.deepcopy(agent.meta)
+    assert agent.step(tasks())["accepted"] == 0
+    assert_same(agent.meta, before, atol=0, rtol=0)
+    assert agent.iteration == 1
+
+
+def test_divergence_of_the_inner_loop_is_an_error_and_changes_nothing() -> None:
+    agent = learner(algorithms.maml(Sgd(1e200)))
+    before = copy.deepcopy(agent.meta)
+    with pytest.raises(NonFiniteError, match=r"after inner step 1 .* lower the inner learning rate"):
+        agent.step(tasks())
+    assert_same(agent.meta, before, atol=0, rtol=0)
+    assert agent.iteration == 0
+
+
+def test_evaluation_continues_past_training_with_shorter_steps() -> None:
+    agent = learner(algorithms.maml(Sgd(0.3)), later_steps=0.0)
+    moved = [rollout.params for rollout in agent.rollouts(tasks(), steps=2)]
+    assert not torch.equal(moved[0]["network.0.weight"], moved[1]["network.0.weight"])
+    assert_same(moved[1], moved[2], atol=0, rtol=0)
+    assert agent.evaluate(tasks(), steps=4, trajectories=7)["return"].shape == (3, 5)
+
+
+def test_slowed_leaves_the_first_step_alone() -> None:
+    params, grads = {"w": torch.ones(2)}, {"w": torch.ones(2)}
+    rule = Slowed(Sgd(0.5), 0.1)
+    for step, expected in ((0, 0.5), (1, 0.95)):
+        assert_same(rule(params, grads, {}, {}, step)[0], {"w": torch.full((2,), expected)})
+
+
+def test_adapting_to_one_task_gives_an_ordinary_policy() -> None:
+    agent = learner(algorithms.maml(Sgd(0.3)))
+    policy = agent.adapt(torch.tensor([0.3, -0.2]), steps=1)
+    assert isinstance(policy, nn.Module)
+    assert policy(torch.zeros(1, 2, dtype=DTYPE)).mean.shape == (1, 2)
+    assert not torch.equal(policy.state_dict()["network.0.weight"], agent.meta.model["network.0.weight"])
+
+
+def test_reptile_is_refused() -> None:
+    with pytest.raises(ValueError, match="descend the loss after adaptation"):
+        learner(algorithms.reptile(Sgd(0.1)))
+
+
+def test_batch_normalisation_is_refused_and_dropout_is_off() -> None:
+    def policy(layer: nn.Module) -> nn.Module:
+        return policy_for(NAVIGATION.actions, nn.Sequential(nn.Linear(2, 4), layer, nn.Linear(4, 2)))
+
+    algorithm = algorithms.maml(Sgd(0.3))
+    with pytest.raises(ValueError, match="whatever stands beside it"):
+        ReinforcementLearner(NAVIGATION, policy(nn.BatchNorm1d(4)), algorithm)
+    agent = ReinforcementLearner(NAVIGATION, policy(nn.Dropout(0.5)), algorithm, trajectories=3)
+    assert agent.evaluate(tasks(), 1)["return"].equal(agent.evaluate(tasks(), 1)["return"])
+
+
+def test_state_goes_on_bit_for_bit() -> None:
+    one, other = learner(algorithms.maml(Sgd(0.3))), learner(algorithms.maml(Sgd(0.3)))
+    one.step(tasks())
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for agent in (one, other):
+        agent.step(tasks(4))
+    assert one.iteration == other.iteration == 2
+    assert_same(one.meta, other.meta, atol=0, rtol=0)
