@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.running import plain, traced
 from fewstep.core.trust_region import TrustRegion
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import EnvironmentTasks, NavigationTasks, Recipe, ReinforceLoss
+from fewstep.experiments.config import EnvironmentTasks, LocomotionTasks, NavigationTasks, Recipe, ReinforceLoss
 from fewstep.learners.reinforcement import ReinforcementLearner
-from fewstep.rl.envs.navigation import Navigation
-from fewstep.rl.envs.revealed import Revealed
 from fewstep.rl.policy import outputs_for, policy_for
 
 if TYPE_CHECKING:
@@ -34,10 +33,17 @@ def build_environment(recipe: Recipe, custom: Environment | None = None) -> Envi
     Raises:
         RecipeError: A custom environment is asked for and not given, or is none.
     """
+    # Importing environments tells Gymnasium of them, which takes a while: other recipes need neither.
+    from fewstep.rl.envs.locomotion import LOCOMOTION
+    from fewstep.rl.envs.navigation import Navigation
+    from fewstep.rl.envs.revealed import Revealed
+
     tasks = recipe.tasks
     assert isinstance(tasks, EnvironmentTasks)
     if isinstance(tasks, NavigationTasks):
         environment: Environment = Navigation(tasks.horizon)
+    elif isinstance(tasks, LocomotionTasks):
+        environment = replace(LOCOMOTION[tasks.kind](tasks.physics), horizon=tasks.horizon)
     else:
         environment = _checked(custom)
     return Revealed(environment) if tasks.reveal else environment

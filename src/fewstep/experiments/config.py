@@ -18,7 +18,13 @@ from pydantic import (
     model_validator,
 )
 
-from fewstep.experiments.config_rl import EnvironmentTasks, NavigationTasks, ReinforceLoss, check_reinforcement
+from fewstep.experiments.config_rl import (
+    EnvironmentTasks,
+    LocomotionTasks,
+    NavigationTasks,
+    ReinforceLoss,
+    check_reinforcement,
+)
 from fewstep.experiments.section import NonNegativeInt, PositiveInt, Section, Size
 
 Split = Literal["train", "val", "test"]
@@ -408,6 +414,7 @@ class Recipe(Section):
         | FolderTasks
         | TableTasks
         | NavigationTasks
+        | LocomotionTasks
         | CustomTasks,
         Field(discriminator="kind"),
     ]

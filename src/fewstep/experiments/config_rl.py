@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -28,6 +28,21 @@ class NavigationTasks(EnvironmentTasks):
 
     kind: Literal["navigation"]
     horizon: PositiveInt = 100
+
+
+class LocomotionTasks(EnvironmentTasks):
+    """Half-cheetahs and ants that are to run, at a velocity or in a direction; see `fewstep.rl.envs.locomotion`."""
+
+    kind: Literal["cheetah-velocity", "cheetah-direction", "ant-velocity", "ant-direction"]
+    physics: Literal["paper", "gymnasium"] = "paper"
+    """Time steps, control ranges, observations and rewards of the paper, or of Gymnasium's current robots."""
+    horizon: PositiveInt = 200
+
+
+ENVIRONMENTS: tuple[str, ...] = tuple(
+    kind for section in (NavigationTasks, LocomotionTasks) for kind in get_args(section.model_fields["kind"].annotation)
+)
+"""Kinds of tasks that are environments."""
 
 
 class ReinforceLoss(Section):

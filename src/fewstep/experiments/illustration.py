@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.core.rng import generator
 from fewstep.learners.reinforcement import ReinforcementLearner
-from fewstep.rl.envs.navigation import Navigation
-from fewstep.rl.envs.revealed import Revealed
 from fewstep.rl.sampling import Mdps
 from fewstep.training.records import write_json
 
@@ -42,6 +40,9 @@ def illustrate(
     """
     curve = getattr(distribution, "curve", None)
     if isinstance(learner, ReinforcementLearner):
+        from fewstep.rl.envs.navigation import Navigation
+        from fewstep.rl.envs.revealed import Revealed
+
         environment = learner.environment
         seen = environment.environment if isinstance(environment, Revealed) else environment
         if isinstance(seen, Navigation) and isinstance(distribution, Mdps):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import RecipeError
 from fewstep.experiments.config import PAYS_TO_COMPILE, Evaluate, Meta, Recipe
+from fewstep.experiments.config_rl import ENVIRONMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -190,8 +191,8 @@ def _fill_in(values: dict[str, Any]) -> None:
     tasks, loss = values.get("tasks"), values.setdefault("loss", {})
     if isinstance(tasks, dict) and isinstance(loss, dict) and "kind" not in loss:
         images = ("omniglot", "glyphs", "miniimagenet", "folder")
-        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse", "navigation": "reinforce"}
-        natural |= dict.fromkeys(images, "cross_entropy")
+        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse"} | dict.fromkeys(images, "cross_entropy")
+        natural |= dict.fromkeys(ENVIRONMENTS, "reinforce")
         if str(tasks.get("kind")) in natural:
             loss["kind"] = natural[str(tasks.get("kind"))]
     meta = values.setdefault("meta", {})

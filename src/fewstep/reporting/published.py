@@ -52,6 +52,23 @@ _TASKS = {
     "navigation-random": "navigation, random",
     "navigation-oracle": "navigation, oracle",
     "navigation-context": "navigation, context",
+    "cheetah-velocity": "cheetah-velocity",
+    "cheetah-velocity-pretrained": "cheetah-velocity",
+    "cheetah-velocity-random": "cheetah-velocity, random",
+    "cheetah-velocity-oracle": "cheetah-velocity, oracle",
+    "cheetah-direction": "cheetah-direction",
+    "cheetah-direction-pretrained": "cheetah-direction",
+    "cheetah-direction-random": "cheetah-direction, random",
+    "cheetah-direction-oracle": "cheetah-direction, oracle",
+    "ant-velocity": "ant-velocity",
+    "ant-velocity-pretrained": "ant-velocity",
+    "ant-velocity-random": "ant-velocity, random",
+    "ant-velocity-oracle": "ant-velocity, oracle",
+    "ant-direction": "ant-direction",
+    "ant-direction-pretrained": "ant-direction",
+    "ant-direction-random": "ant-direction, random",
+    "ant-direction-oracle": "ant-direction, oracle",
+    "cheetah-direction-context": "cheetah-direction, context",
 }
 """Tasks of the recipes that the paper has numbers for; not the oracle, which it shows as a curve only."""
 
@@ -107,6 +124,35 @@ _NUMBERS = {
     ),
     _Setting("navigation, oracle", "joint", None, None, None): _returns("Figure 4", -2.29, ci95=(0.14,)),
     _Setting("navigation, context", "maml", None, None, None): _returns("Table 4", -42.42, -13.90, -5.17, -3.18),
+    _Setting("cheetah-velocity", "maml", None, None, None): _returns(
+        "Figure 5", -129.53, -78.57, -66.62, -60.78, ci95=(16.5, 9.9, 8.9, 8.6)
+    ),
+    _Setting("cheetah-velocity", "joint", None, None, None): _returns("Figure 5", -158.0, -135.39, -128.47, -133.61),
+    _Setting("cheetah-velocity, random", "joint", None, None, None): _returns(
+        "Figure 5", -254.83, -254.33, -246.79, -230.83
+    ),
+    _Setting("cheetah-velocity, oracle", "joint", None, None, None): _returns("Figure 5", -54.47, ci95=(6.9,)),
+    _Setting("cheetah-direction", "maml", None, None, None): _returns(
+        "Table 5", -50.69, 293.19, 313.48, 315.65, ci95=(5.7, 17, 15.8, 13.9)
+    ),
+    _Setting("cheetah-direction", "joint", None, None, None): _returns("Figure 5", -43.03, -24.75, -12.85, 19.57),
+    _Setting("cheetah-direction, random", "joint", None, None, None): _returns("Figure 5", -35.73, 21.83, 62.32, 86.18),
+    _Setting("cheetah-direction, oracle", "joint", None, None, None): _returns("Figure 5", 442.69, ci95=(8.4,)),
+    _Setting("ant-velocity", "maml", None, None, None): _returns(
+        "Figure 5", 30.58, 96.74, 100.06, 101.41, ci95=(30, 20.7, 21.5, 21)
+    ),
+    _Setting("ant-velocity", "joint", None, None, None): _returns("Figure 5", -1.83, 6.11, 8.47, 9.47),
+    _Setting("ant-velocity, random", "joint", None, None, None): _returns("Figure 5", -78.64, -62.81, -48.55, -35.56),
+    _Setting("ant-velocity, oracle", "joint", None, None, None): _returns("Figure 5", 107.89, ci95=(20,)),
+    _Setting("ant-direction", "maml", None, None, None): _returns(
+        "Figure 5", 8.66, 499.15, 500.68, 499.11, ci95=(14, 32, 31.5, 32.5)
+    ),
+    _Setting("ant-direction", "joint", None, None, None): _returns("Figure 5", 3.16, 1.27, 6.51, 6.86),
+    _Setting("ant-direction, random", "joint", None, None, None): _returns("Figure 5", 3.11, 9.25, 15.96, 26.11),
+    _Setting("ant-direction, oracle", "joint", None, None, None): _returns("Figure 5", 524.8, ci95=(12.4,)),
+    _Setting("cheetah-direction, context", "maml", None, None, None): _returns(
+        "Table 5", -40.49, -44.08, -38.27, -42.50
+    ),
 }
 
 
