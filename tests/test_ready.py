@@ -15,7 +15,7 @@ from fewstep.tasks.sinusoid import Sinusoid
 
 
 def test_the_ready_initialisations_are_the_documented_ones():
-    assert fewstep.ready() == ["omniglot-5way-1shot", "sinusoid-10shot"]
+    assert fewstep.ready() == ["glyphs-5way-1shot", "omniglot-5way-1shot", "sinusoid-10shot"]
 
 
 @pytest.mark.parametrize("name", fewstep.ready())

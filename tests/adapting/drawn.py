@@ -20,9 +20,9 @@ SHAPES = {
 
 
 def draw(name: str, file: Path, moved: int = 0, size: tuple[int, int] = (100, 100)) -> Path:
-    """One picture of a shape."""
+    """One picture of a shape, more slanted the further it is moved."""
     image = Image.new("L", (100, 100), 240)
-    points = [(x + moved, y - moved) for x, y in SHAPES[name]]
+    points = [(x + moved + moved * y // 40, y - moved) for x, y in SHAPES[name]]  # no two are alike
     ImageDraw.Draw(image).line(points, fill=20, width=7)
     file.parent.mkdir(parents=True, exist_ok=True)
     image.resize(size).save(file)

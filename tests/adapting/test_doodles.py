@@ -16,4 +16,4 @@ def test_most_new_doodles_are_told_apart_from_one_to_three_of_each_class(tmp_pat
     new = sorted((tmp_path / "new").iterdir())
     right = [file.name.startswith(each.label) for file, each in zip(new, classifier.predict(new), strict=True)]
     assert len(new) == 21
-    assert sum(right) >= 15  # 17, as the README says, and some room for other versions of Pillow
+    assert sum(right) >= 19  # 21, as the README says, and some room for other versions of Pillow

@@ -190,7 +190,7 @@ def test_a_file_too_large_to_be_a_picture_is_not_unpacked(tmp_path: Path, monkey
 def test_a_preparation_is_stored_and_read_back() -> None:
     preparation = Preparation(28, channels=1, invert="auto", fit="crop")
     assert Preparation.from_dict(json.loads(json.dumps(preparation.to_dict()))) == preparation
-    with pytest.raises(DataError, match=r"has the values channels, fit.*got none\. Restore"):
+    with pytest.raises(DataError, match=r"has the values channels, clean, fit.*got none\. Restore"):
         Preparation.from_dict({})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -14,6 +15,7 @@ from fewstep.core.types import Batch
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.adapted import AdaptedClassifier, check_prepared
 from fewstep.experiments.adapted_folder import is_adapted, load_adapted
+from fewstep.experiments.config import GlyphsTasks, OmniglotTasks
 from fewstep.experiments.fitting import fit_classifier, head_policy
 from fewstep.experiments.initialisation import initialisation, preparation_of
 from fewstep.tasks.images import list_classes, read_pictures
@@ -72,6 +74,8 @@ def adapt(
     else:
         preparation = preparation_of(run)
         start = initialisation(run, model, checkpoint)
+        if isinstance(start.recipe.tasks, OmniglotTasks | GlyphsTasks):  # careful scans, which a user's seldom are
+            preparation = replace(preparation, clean=True)
     pictures = _merged(before.support if before else {}, _read(support, preparation))
     steps = start.recipe.evaluate.steps if steps is None else steps
     head = head_policy(start, len(pictures), head)

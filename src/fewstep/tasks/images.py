@@ -23,6 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewstep.errors import DataError
 from fewstep.tasks.archives import Member, Reader, list_members, listing
+from fewstep.tasks.ink import border, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ class Preparation:
         fit: What is done to a picture that is not square: "pad" it with the colour of its border, "crop" the
             middle, or "stretch" it.
         resampling: The filter for changing the size.
+        clean: Whether pictures are drawings on paper in any light and of any size, to be made like careful scans first
+            (`tasks.ink`), for grey levels.
 
     Raises:
         DataError: A value is none of these.
@@ -61,6 +64,7 @@ class Preparation:
     invert: Literal["auto"] | bool = False
     fit: Literal["pad", "crop", "stretch"] = "pad"
     resampling: Literal["lanczos"] = "lanczos"
+    clean: bool = False
 
     def __post_init__(self) -> None:
         possible = {
@@ -69,13 +73,14 @@ class Preparation:
             "invert": self.invert in ("auto", True, False) and (self.channels == 1 or self.invert is False),
             "fit": self.fit in ("pad", "crop", "stretch"),
             "resampling": self.resampling == "lanczos",
+            "clean": self.clean is False or (self.clean is True and self.channels == 1),
         }
         wrong = [f"{name}={getattr(self, name)!r}" for name, fine in possible.items() if not fine]
         if wrong:
             raise DataError(
                 "A preparation of pictures has a positive image_size, channels 1 or 3, invert 'auto', true or false "
-                "(false for colour), fit 'pad', 'crop' or 'stretch' and resampling 'lanczos': got "
-                f"{', '.join(wrong)}. Correct these."
+                "(false for colour), fit 'pad', 'crop' or 'stretch', resampling 'lanczos' and clean true or false "
+                f"(false for colour): got {', '.join(wrong)}. Correct these."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +95,7 @@ class Preparation:
             DataError: A value is missing, unknown or impossible.
         """
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
+        if {*values, "clean"} != names:  # runs of earlier versions do not say
             raise DataError(
                 f"A preparation of pictures has the values {', '.join(sorted(names))}: got "
                 f"{', '.join(sorted(values)) or 'none'}. Restore what the run stored."
@@ -274,10 +279,10 @@ def _decoded(raw: bytes, preparation: Preparation) -> Tensor:
 
 def _prepared(image: Image.Image, preparation: Preparation) -> Tensor:
     plain = _plain(image, "L" if preparation.channels == 1 else "RGB")
-    pixels = np.array(_resized(plain, preparation))
+    pixels = np.array(_resized(clean(plain) if preparation.clean else plain, preparation))
     if preparation.channels == 3:
         return torch.from_numpy(pixels).permute(2, 0, 1)
-    invert = _border(pixels).mean() > 127.5 if preparation.invert == "auto" else preparation.invert
+    invert = border(pixels).mean() > 127.5 if preparation.invert == "auto" else preparation.invert
     return torch.from_numpy(255 - pixels if invert else pixels).unsqueeze(0)
 
 
@@ -333,12 +338,8 @@ def _padded(image: Image.Image, size: int, resampling: Image.Resampling) -> Imag
 
 def _border_colour(image: Image.Image) -> int | tuple[int, ...]:
     """The median of the outermost pixels, which is the paper's in a drawing."""
-    median = np.median(_border(np.asarray(image)), axis=0)
+    median = np.median(border(np.asarray(image)), axis=0)
     return int(median) if median.ndim == 0 else tuple(int(level) for level in median)
-
-
-def _border(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def _check_places(folder: Path, found: Mapping[PurePosixPath, Sequence[Member]]) -> None:
