@@ -300,6 +300,32 @@ def inspect(
 
 
 @app.command()
+def render(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="GIF to write.")],
+    steps: Annotated[str, typer.Option(help="Gradient steps to film after, by commas.")] = "0,1",
+    tasks: Annotated[int, typer.Option(min=1, help="How many tasks, one above the other.")] = 2,
+    seed: Annotated[int, typer.Option(help="Which tasks.")] = 0,
+    checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
+) -> None:
+    """Film a robot before and after adaptation (runs of cheetah-* and ant-*); needs no screen."""
+    if not all(step.strip().isdigit() for step in steps.split(",")):
+        raise typer.BadParameter(f"must be numbers by commas, such as 0,1: got {steps!r}", param_hint="--steps")
+    with messages.status("Filming"):
+        from fewstep.experiments.render_run import render as render_run
+
+        drawn = render_run(
+            run,
+            out,
+            steps=[int(step) for step in steps.split(",")],
+            tasks=tasks,
+            seed=seed,
+            checkpoint=checkpoint.value,
+        )
+    messages.print(f"Wrote {out}: tasks {', '.join(f'{task:.3g}' for task in drawn)}, after {steps} gradient steps.")
+
+
+@app.command()
 def plot(
     runs: RunsArgument,
     out: Annotated[
