@@ -45,7 +45,7 @@ def test_every_recipe_parses_and_runs_two_tiny_iterations(
     small += ["meta.batch_size=3", "tasks.pool=3"] if "averaging" in name else ["meta.batch_size=2"]
     if load_recipe(name).tasks.kind in ("sinusoid", "table"):
         small += ["model.hidden=[4]"]
-    elif load_recipe(name).tasks.kind == "navigation":
+    elif load_recipe(name).loss.kind == "reinforce":
         small += ["model.hidden=[4]", "tasks.trajectories=2", "tasks.horizon=5", "evaluate.trajectories=3"]
         small += ["execution.over_tasks=vectorized"]
     else:
