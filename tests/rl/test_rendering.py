@@ -16,14 +16,6 @@ pytest.importorskip("mujoco")
 gymnasium = pytest.importorskip("gymnasium")
 
 
-@pytest.fixture(scope="module")
-def screenless():
-    try:
-        Camera(LOCOMOTION["cheetah-velocity"]().robot, (32, 32)).close()
-    except FewstepError as error:
-        pytest.skip(str(error))
-
-
 def standing(observations):
     return torch.zeros(1, 1, 8 if observations.shape[-1] > 50 else 6)
 
