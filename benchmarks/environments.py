@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -168,8 +167,7 @@ def measure(name: str, physics: Any, threads: int, rounds: int, seconds: float) 
                 start = time.perf_counter()
                 steps = play(horizons[contender])
                 rates[contender].append(steps / (time.perf_counter() - start))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"environment": name, "physics": physics, "threads": threads, "rates": rates, "peak_mib": round(peak)}
+    return {"environment": name, "physics": physics, "threads": threads, "rates": rates}
 
 
 def row(case: dict[str, Any]) -> str:
@@ -178,7 +176,7 @@ def row(case: dict[str, Any]) -> str:
     cells = [f"{statistics.median(rates[n]) / 1000:.1f}" if n in rates else "-" for n in (OURS, *GYMS, *OWN, RAW)]
     ratios = [f"{ratio(rates, kinds):.1f}" if set(kinds) <= set(rates) else "-" for kinds in (GYMS, OWN)]
     where = f"{case['environment']}, {case['physics']}"
-    return f"| {where} | {' | '.join((*cells, *ratios))} | {100 * ratio(rates, [RAW]):.0f} % | {case['peak_mib']} |"
+    return f"| {where} | {' | '.join((*cells, *ratios))} | {100 * ratio(rates, [RAW]):.0f} % |"
 
 
 def ratio(rates: dict[str, list[float]], others: Iterable[str]) -> float:
@@ -190,7 +188,7 @@ def ratio(rates: dict[str, list[float]], others: Iterable[str]) -> float:
 HEADER = (
     "| thousands of steps per second | fewstep | Sync | Async | Sync, Gymnasium's own | Async, Gymnasium's own "
     "| MuJoCo alone | fewstep over the better vector environment | over Gymnasium's own | of MuJoCo alone "
-    "| peak memory, MiB |\n" + "|---" * 11 + "|"
+    "|\n" + "|---" * 10 + "|"
 )
 
 

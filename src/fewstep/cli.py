@@ -309,7 +309,7 @@ def render(
     checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
 ) -> None:
     """Film a robot before and after adaptation (runs of cheetah-* and ant-*); needs no screen."""
-    if not all(step.strip().isdigit() for step in steps.split(",")):
+    if not all(step.strip().isdecimal() for step in steps.split(",")):
         raise typer.BadParameter(f"must be numbers by commas, such as 0,1: got {steps!r}", param_hint="--steps")
     with messages.status("Filming"):
         from fewstep.experiments.render_run import render as render_run

@@ -70,8 +70,10 @@ class _FewShot(BaseEstimator):
         tags.input_tags.three_d_array = True
         return tags
 
-    @property
-    def _sees_pictures(self) -> bool:
+    def _sees_pictures(self, *, reset: bool) -> bool:
+        """As the run says, at `fit`; from then on as it said."""
+        if not reset:
+            return self.preparation_ is not None
         return self.run is not None and isinstance(recipe_of(open_run(self.run)).tasks, ImageTasks)
 
     def _validated(self, X: Any, y: Any, *, reset: bool, **checks: bool) -> tuple[np.ndarray, Any]:  # noqa: N803
@@ -94,7 +96,7 @@ class _FewShot(BaseEstimator):
                 f"Every example must have the shape of the first ones, {list(self.shape_)}: got {list(shape)}. Bring "
                 "them to one shape, or fit anew."
             )
-        return _fractions(X) if self._sees_pictures else np.asarray(X, np.float64), y
+        return _fractions(X) if self._sees_pictures(reset=reset) else np.asarray(X, np.float64), y
 
     def _start(self, outputs: int) -> Initialisation:
         """From where to adapt; with it, how inputs become what the module sees: `preparation_`, `scale_`."""

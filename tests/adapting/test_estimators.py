@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections import OrderedDict
 
@@ -21,6 +22,7 @@ import fewstep
 from fewstep import FewShotClassifier, FewShotRegressor
 from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
+from fewstep.experiments.runs import READY
 from fewstep.training.checkpoint import save_meta
 from fewstep.training.records import RunFolder
 
@@ -138,6 +140,15 @@ def test_steps_are_searched_and_validated_like_any_parameter(sine):
     search = GridSearchCV(FewShotRegressor.from_run(SINE), {"steps": [0, 10]}, cv=2, error_score="raise").fit(x, y)
     assert search.best_params_ == {"steps": 10}
     assert search.best_estimator_.steps_ == 10
+
+
+def test_predictions_need_the_run_no_more(drawings, tmp_path):
+    images, names = drawings
+    run = shutil.copytree(READY / PICTURES, tmp_path / "run")
+    classifier = FewShotClassifier.from_run(run, steps=1, head="zero").fit(images, names)
+    before = classifier.predict_proba(images)
+    shutil.rmtree(run)
+    np.testing.assert_array_equal(classifier.predict_proba(images), before)
 
 
 def test_fitted_estimators_are_kept_on_disk_and_unfitted_ones_are_cloned(drawings, tmp_path):

@@ -164,3 +164,18 @@ def test_curvature_products_are_the_hessian_of_a_divergence_with_nonlinear_outpu
         for seed in range(3):
             vector = draw(SIZE, seed=seed)
             assert_same(product(vector), hessian @ vector, atol=1e-3 * (curvature != "exact"), rtol=rtol)
+
+
+def test_without_a_slope_nothing_is_tried() -> None:
+    tried: list[float] = []
+
+    def flat(params: Any, task: Any) -> Tensor:
+        tried.append(0.0)
+        return 0.0 * params["x"].sum()
+
+    divergence = Divergence(lambda params, _: params["x"], lambda x, _: x.square().sum())
+    start = {"x": torch.zeros(3)}
+    result, report = trust_region_step(flat, divergence, start, torch.zeros(2), TrustRegion(), sequential())
+    assert not report.accepted
+    assert_same(result, start, atol=0, rtol=0)
+    assert len(tried) == 2  # the gradient, of each task

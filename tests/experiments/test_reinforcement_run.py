@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -230,3 +231,25 @@ def test_figures_show_runs_of_one_kind(run: Any, tmp_path: Path) -> None:
     for figure, words in (("training", "one measure"), ("adaptation", "one kind"), ("steps", "one metric")):
         with pytest.raises(RunError, match=words):
             plot_runs([run.path, other.path], tmp_path / "figure.png", figure)  # type: ignore[arg-type]
+
+
+def test_the_tasks_of_another_recipe_are_stored_beside_the_runs_own(run: Any, tmp_path: Path) -> None:
+    copied = shutil.copytree(run.path, tmp_path / "copied")
+    library.evaluate(copied)
+    own = {path.name: path.read_text() for path in (copied / "evaluations").iterdir()}
+    library.evaluate(copied, tasks_from="navigation", tasks=5, steps=2, trajectories=5)
+    after = {path.name: path.read_text() for path in (copied / "evaluations").iterdir()}
+    assert own.items() <= after.items()
+    assert [name.startswith("tasks-from-navigation-test-") for name in after.keys() - own.keys()] == [True]
+
+
+@pytest.mark.parametrize("other", ["navigation-oracle", "cheetah-velocity"])
+def test_the_tasks_of_another_kind_or_with_the_task_in_sight_are_refused(run: Any, other: str) -> None:
+    with pytest.raises(RecipeError, match="must name tasks of the same shape"):
+        library.evaluate(run, tasks_from=other)
+
+
+def test_a_step_size_that_diverges_is_not_chosen(tmp_path: Path) -> None:
+    tuning = [*SMALL, "meta.iterations=0", "evaluate.tune_inner_lr=[1e38, 0.5]"]
+    run = library.train("navigation-pretrained", out=tmp_path / "run", settings=tuning)
+    assert library.evaluate(run)["inner_lr"] == 0.5

@@ -238,3 +238,11 @@ def test_state_goes_on_bit_for_bit() -> None:
         agent.step(tasks(4))
     assert one.iteration == other.iteration == 2
     assert_same(one.meta, other.meta, atol=0, rtol=0)
+
+
+def test_an_evaluation_that_diverges_has_no_returns_from_there_on() -> None:
+    agent = learner(algorithms.maml(Sgd(1e200)))
+    returns = agent.evaluate(tasks(), steps=2)["return"]
+    assert returns.shape == (3, 3)
+    assert returns[:, 0].isfinite().all()
+    assert returns[:, 1:].isnan().all()

@@ -35,7 +35,9 @@ def test_what_is_no_robot_cannot_be_filmed(tmp_path):
 
 def test_a_film_is_a_gif_after_numbers_of_steps(tmp_path):
     run = fewstep.train(load_recipe("cheetah-direction", TINY), out=tmp_path / "run")
-    with pytest.raises(FewstepError, match=r"must be a GIF: got film\.mp4"):
+    with pytest.raises(FewstepError, match=r"must be a GIF in a folder that is there: got .*film\.mp4"):
         render(run, tmp_path / "film.mp4")
+    with pytest.raises(FewstepError, match=r"must be a GIF in a folder that is there"):
+        render(run, tmp_path / "nowhere" / "film.gif")
     with pytest.raises(FewstepError, match=r"got \[-1\] and 2"):
         render(run, tmp_path / "film.gif", steps=(-1,))

@@ -88,3 +88,11 @@ def test_what_earlier_versions_stored_is_not_cleaned():
     stored = Preparation(28, channels=1, invert="auto").to_dict()
     stored.pop("clean")
     assert not Preparation.from_dict(stored).clean
+
+
+@pytest.mark.parametrize("pen", [1, 3, 8])
+def test_thin_pens_on_large_pages_leave_ink_that_can_be_seen(pen):
+    page = Image.new("L", (1000, 1000), 255)
+    ImageDraw.Draw(page).line([(200, 500), (400, 700), (800, 200)], fill=0, width=pen)
+    assert levels(page).max() > 0.7
+    assert levels(page).mean() == pytest.approx(levels(drawn()).mean().item(), rel=0.5)

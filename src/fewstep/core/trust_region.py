@@ -34,7 +34,9 @@ class Divergence:
 
     Naming the two parts makes products with the Hessian cheap. With A the Jacobian of the outputs and K the Hessian of
     the distance, H = A^T K A + (gradient of the distance) * (second derivative of the outputs), and at the minimum the
-    gradient is zero: so H = A^T K A, exactly, without the outputs' second derivative.
+    gradient is zero: so H = A^T K A, exactly, without the outputs' second derivative. Outputs that detach something, as
+    a first-order adaptation does, have another A than finite differences would see: the product is then that of the
+    detached outputs, and the line search holds the divergence itself to the radius.
 
     Attributes:
         outputs: Of parameters and one task, any tree: an adapted policy's distributions, say.
@@ -124,8 +126,10 @@ def trust_region_step(
     slope = flatten(gradient)
     product = curvature_product(divergence, params, tasks, config, over_tasks)
     direction, residual = conjugate_gradient(product, slope, config.iterations, config.tolerance)
-    # The length at which the divergence, to second order, is the radius; H times the direction is slope - residual.
-    longest = direction * (2 * config.max_divergence / direction.dot(slope - residual)).sqrt()
+    bend = direction.dot(slope - residual)  # H times the direction is slope - residual
+    if bend == 0:  # there is no slope, hence no direction
+        return params, TrustRegionReport(False, 0.0, before.item(), before.item(), 0.0)
+    longest = direction * (2 * config.max_divergence / bend).sqrt()  # where d, to second order, is the radius
     return _line_search(value, before.item(), params, longest, config)
 
 

@@ -130,4 +130,23 @@ def _merged(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str,
             f"--support must hold two classes or more, a folder of pictures for each: there is {came}. Add pictures "
             "of another class to tell it from."
         )
+    _check_told_apart(merged)
     return merged
+
+
+def _check_told_apart(pictures: Mapping[str, Tensor]) -> None:
+    """No classifier can tell classes apart by the same picture, two empty ones for instance.
+
+    Raises:
+        DataError: Two classes have one.
+    """
+    owners: dict[bytes, str] = {}
+    for name, images in pictures.items():
+        for image in images:
+            other = owners.setdefault(image.numpy().tobytes(), name)
+            if other != name:
+                raise DataError(
+                    f"Every support picture must belong to one class: {other} and {name} hold the same one, as the "
+                    "model sees it (drawings are brought to one place, size and light; empty pages are all alike). "
+                    "Replace one of them."
+                )

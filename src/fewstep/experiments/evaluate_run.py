@@ -234,24 +234,15 @@ def points(values: Tensor) -> list[dict[str, Any]]:
 
 def _name(result: Mapping[str, Any]) -> str:
     """A file name that differs wherever two evaluations of a run do."""
+    others = [re.sub(r"[^\w.-]+", "_", f"tasks-from-{result['tasks_from']}")] if "tasks_from" in result else []
     sizes = [f"{len(result['steps']) - 1}steps", f"{result['tasks']}tasks"]
     if result["metric"] == "return":
-        return "-".join([result["split"], f"{result['trajectories']}trajectories", *sizes, result["checkpoint"]])
-    shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
-    method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
-    others = re.sub(r"[^\w.-]+", "_", f"tasks-from-{result['tasks_from']}") if "tasks_from" in result else ""
-    return "-".join(
-        [
-            *filter(None, [others]),
-            result["split"],
-            *method,
-            shots,
-            queries,
-            *sizes,
-            result["normalization"],
-            result["checkpoint"],
-        ]
-    )
+        own = [f"{result['trajectories']}trajectories", *sizes]
+    else:
+        method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
+        shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
+        own = [*method, shots, queries, *sizes, result["normalization"]]
+    return "-".join([*others, result["split"], *own, result["checkpoint"]])
 
 
 def number(value: float) -> float | None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fewstep.core.rng import generator
+from fewstep.core.rng import derived_seed, generator
+from fewstep.core.trees import index
 from fewstep.errors import FewstepError
 from fewstep.experiments.loading import load
 from fewstep.experiments.runs import open_run, recipe_of
 from fewstep.learners.reinforcement import ReinforcementLearner
+from fewstep.rl.trajectories import Mdp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +56,7 @@ def render(
     from fewstep.rl.envs.rendering import frames, record, write_gif
     from fewstep.rl.envs.revealed import Revealed
 
+    _check(out, steps, tasks)
     folder = open_run(run)
     recipe = recipe_of(folder)
     if recipe.loss.kind != "reinforce" or recipe.tasks.kind == "custom":
@@ -64,26 +67,32 @@ def render(
     seen = environment.environment if isinstance(environment, Revealed) else environment
     if not isinstance(seen, Locomotion):
         raise _no_robot(folder)
-    if out.suffix.lower() != ".gif":
-        raise FewstepError(f"--out must be a GIF: got {out.name}. End its name in .gif.")
-    if not steps or min(steps) < 0 or tasks < 1:
-        raise FewstepError(
-            f"--steps must be numbers of gradient steps such as 0,1, and --tasks at least 1: got {list(steps)} and "
-            f"{tasks}. Correct these."
-        )
     drawn = environment.sample_tasks(tasks, generator(seed, "render"))
+    seeds = torch.tensor([derived_seed(seed, "render", number) for number in range(tasks)])
+    adapted = [rollout.params for rollout in learner.rollouts(Mdp(drawn, seeds), max(steps))]
     every = max(1, round(SECONDS_PER_PICTURE / seen.duration))
     rows: list[np.ndarray] = []
     for number, task in enumerate(drawn):
         reveal = _revealing(task) if isinstance(environment, Revealed) else _as_is
         films = []
         for step in steps:
-            policy = learner.adapt(task, step, seed)
+            policy = learner.policy.as_module(index(adapted[step], number))
             stream = generator(seed, "render", number)  # one initial state, whatever the number of steps
             films.append(frames(seen, record(seen, task, _acting(policy, reveal), stream), every=every))
         rows.append(np.concatenate(_equally_long(films), axis=2))
     write_gif(out, np.concatenate(_equally_long(rows), axis=1), every * seen.duration)
     return drawn.flatten().tolist()
+
+
+def _check(out: Path, steps: Sequence[int], tasks: int) -> None:
+    """What can be known before minutes go by."""
+    if out.suffix.lower() != ".gif" or not out.parent.is_dir():
+        raise FewstepError(f"--out must be a GIF in a folder that is there: got {out}. Choose another.")
+    if not steps or min(steps) < 0 or tasks < 1:
+        raise FewstepError(
+            f"--steps must be numbers of gradient steps such as 0,1, and --tasks at least 1: got {list(steps)} and "
+            f"{tasks}. Correct these."
+        )
 
 
 def _no_robot(run: RunFolder) -> FewstepError:

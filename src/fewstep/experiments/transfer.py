@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import ImageTasks, TableTasks
+from fewstep.experiments.config import ImageTasks, LocomotionTasks, TableTasks
 from fewstep.experiments.recipe_files import load_recipe
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def task_shape(recipe: Recipe) -> dict[str, Any]:
         return {"inputs": 3 if tasks.reveal else 1, "targets": 1}
     if isinstance(tasks, TableTasks):
         return {"inputs": len(tasks.inputs), "targets": len(tasks.targets)}
-    return {"environment": tasks.kind}
+    physics = {"physics": tasks.physics} if isinstance(tasks, LocomotionTasks) else {}
+    return {"environment": tasks.kind, "reveal": tasks.reveal} | physics
 
 
 def _listed(shape: Mapping[str, Any], names: list[str]) -> str:

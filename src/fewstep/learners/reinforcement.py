@@ -131,7 +131,7 @@ class ReinforcementLearner:
         self.meta = MetaParams(params, algorithm.rule.hyperparameters(selected(params, algorithm.rule)))
         self._trajectories, self._discount, self._gae_lambda = trajectories, discount, gae_lambda
         self._trust_region = trust_region or TrustRegion()
-        self._test_rule: UpdateRule = Slowed(algorithm.rule, later_steps)
+        self._test_rule: UpdateRule = algorithm.rule if later_steps == 1 else Slowed(algorithm.rule, later_steps)
         self._over_tasks = over_tasks or vectorized()
         self._each_policy = vmapped(self.policy)
         self._kl = Divergence(self._adapted_policy, _kl_from_behaviour)
@@ -254,10 +254,21 @@ class ReinforcementLearner:
         """Average returns along the adaptation to each task; takes the arguments of `rollouts`.
 
         Returns:
-            "return", `[tasks, S + 1]`: without discount, of the trajectories sampled after each step.
+            "return", `[tasks, S + 1]`: without discount, of the trajectories sampled after each step; nan from the
+            step on after which the adaptation diverged.
+
+        Raises:
+            NonFiniteError: What is sampled is not finite before any step, which is no fault of the adaptation.
         """
-        path = self.rollouts(tasks, steps, trajectories)
-        return {"return": torch.stack([rollout.trajectories.average_return() for rollout in path], dim=1).cpu()}
+        returns: list[Tensor] = []
+        try:
+            for rollout in self.rollouts(tasks, steps, trajectories):
+                returns.append(rollout.trajectories.average_return().cpu())  # noqa: PERF401  (kept where a later one raises)
+        except NonFiniteError:
+            if not returns:
+                raise
+            returns += [torch.full_like(returns[0], math.nan)] * (steps + 1 - len(returns))
+        return {"return": torch.stack(returns, dim=1)}
 
     def adapt(self, task: Tensor, steps: int | None = None, seed: int = 0) -> nn.Module:
         """Adapt to one task of the environment.

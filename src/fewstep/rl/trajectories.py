@@ -13,8 +13,8 @@ class Mdp(NamedTuple):
 
     Attributes:
         parameters: What the environment calls the task: a goal, a velocity; `[parameters]`.
-        seed: Names the stream of all that is random in its episodes, int64 `[]`. It travels with the task, so what is
-            sampled of one task does not depend on which others are sampled beside it.
+        seed: Names the stream of its actions' noise, int64 `[]`. It travels with the task, so the noise does not depend
+            on which others are sampled beside it. Random initial states of all tasks come from the first one's.
     """
 
     parameters: Tensor

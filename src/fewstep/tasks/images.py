@@ -95,7 +95,8 @@ class Preparation:
             DataError: A value is missing, unknown or impossible.
         """
         names = {field.name for field in fields(cls)}
-        if {*values, "clean"} != names:  # runs of earlier versions do not say
+        required = names - {"clean"}  # runs of earlier versions do not say
+        if not required <= {*values} <= names:
             raise DataError(
                 f"A preparation of pictures has the values {', '.join(sorted(names))}: got "
                 f"{', '.join(sorted(values)) or 'none'}. Restore what the run stored."

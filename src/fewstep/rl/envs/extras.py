@@ -48,7 +48,7 @@ def _imported(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise _missing(name, f"cannot be imported ({error})") from error
+        raise _missing({"mujoco.batch": "mujoco >= 4"}.get(name, name), f"cannot be imported ({error})") from error
 
 
 def _missing(name: str, what: str) -> FewstepError:

@@ -15,6 +15,7 @@ docs/environments.md has the constants, the observations and the differences fro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import numpy as np
@@ -58,7 +59,7 @@ class Locomotion:
     @property
     def observation_size(self) -> int:
         """Features of one observation."""
-        return Simulation(self.robot, 1, 1).observation_size
+        return _observation_size(self.robot)
 
     @property
     def actions(self) -> Continuous:
@@ -202,6 +203,11 @@ class LocomotionEpisodes:
             f"Actions are finite numbers: got one that is not, in task {task}, trajectory {trajectory}, at time "
             f"{self._time}. The policy has diverged: lower the step size, of the inner loop first."
         )
+
+
+@cache
+def _observation_size(robot: Robot) -> int:
+    return Simulation(robot, 1, 1).observation_size
 
 
 def cheetah_velocity(physics: Physics = "paper", threads: int | None = None) -> Locomotion:
