@@ -3,9 +3,9 @@
     python -m benchmarks.photographs --data DIR
 
 Omniglot's meta-validation drawings: as they are; in faint ink on grey paper, lit from one side; small on a large page;
-both; and with a thin pen. The ready initialisation omniglot-5way-1shot is adapted to 5 classes as `fewstep adapt` does it, from one
-picture of each, and judges three more of each, one by one. Prints a Markdown table of accuracies in percent, with 95 %
-confidence intervals; the same tasks in every cell.
+both; and with a pen about half as wide. The ready initialisation omniglot-5way-1shot is adapted to 5 classes as
+`fewstep adapt` does it, from one picture of each, and judges three more of each, one by one. Prints a Markdown table
+of accuracies in percent, with 95 % confidence intervals; the same tasks in every cell.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def photograph(raw: bytes, random: np.random.RandomState, kind: tuple[str, ...])
     faint, small = "faint" in kind, "small" in kind
     drawing = Image.open(io.BytesIO(raw)).convert("L")
     side = int(105 * random.uniform(0.6, 1.2))
-    if "thin" in kind:  # about a third of Omniglot's pen
+    if "thin" in kind:  # 12 pixels of pen become 6
         side *= 4
         drawing = drawing.resize((side, side), Image.Resampling.BICUBIC).filter(ImageFilter.MaxFilter(7))
     width, height = random.randint(250, 500, 2) if small else (side + 10, side + 10)
