@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
+from fewstep.core.convolution import with_own_convolutions
 from fewstep.core.normalization import Normalization, Statistics, TaskNorm, named_modules, with_own_norms
 from fewstep.core.recurrence import with_own_recurrence
 
@@ -48,7 +49,8 @@ class FunctionalModule:
                 "A model's parameters must exist before meta-learning: got lazy ones. Run one forward pass first."
             )
         self._original = copy.deepcopy(module)
-        self._module = with_own_recurrence(with_own_norms(copy.deepcopy(module), normalization))
+        own = with_own_recurrence(with_own_norms(copy.deepcopy(module), normalization))
+        self._module = with_own_convolutions(own)
         self._norms = {name: m for name, m in named_modules(self._module) if isinstance(m, TaskNorm)}
         self._second_order = second_order
         self._mode: bool | None = None
