@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PEERS = ("fewstep", "fewstep-eager", "loop", "vmap", "higher", "torchopt", "jax", "jax-map")
 """`fewstep` runs as fast as it can be told to; `fewstep-eager` with what it does by default."""
 
-VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse", "fewstep-captured")
+VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse", "fewstep-captured", "fewstep-grouped")
 """fewstep with one choice made differently: steps computed again for their derivatives, uncompiled and compiled, and
 derivatives in reverse mode; captured as a CUDA graph without being compiled. Measured where asked for."""
 
