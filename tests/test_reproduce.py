@@ -45,6 +45,15 @@ def test_runs_are_trained_evaluated_and_told_beside_the_paper(tmp_path):
     assert len(maml.evaluations[0]["steps"]) == 11
 
 
+def test_returns_are_told_beside_the_papers_figures(tmp_path):
+    train = Trainer()
+    first, again = (list(reproduce("figure4", tmp_path, train, only="navigation-random")) for _ in range(2))
+    assert "-82.66 / -57.96 / -53.84 / -46.81" in plain(reproduction_table("Figure 4", first))
+    assert first == again
+    assert first[0].evaluations[0]["trajectories"] == 40
+    assert len(list(tmp_path.rglob("evaluations/*.json"))) == 1
+
+
 def test_what_is_there_is_used_and_longer_runs_go_on(tmp_path):
     train = Trainer()
     first = rows(tmp_path, train, iterations=20)

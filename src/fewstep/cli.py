@@ -358,7 +358,12 @@ def compare(
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="table1 (images), table2 (sinusoids) or table3.")],
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", help="table1 (images), table2 (sinusoids), table3 (context), figure4 or figure5."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the runs; those in there are used.")] = Path("runs"),
     only: Annotated[str, typer.Option(metavar="PATTERN", help="Recipes to go through, such as 'omniglot-*'.")] = "*",
     iterations: Annotated[int | None, typer.Option(min=1, help="Train no run for longer.")] = None,
@@ -366,7 +371,7 @@ def reproduce(
     data: DataOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Train or go on with whatever one of the paper's tables lacks, and print ours beside it."""
+    """Train or go on with whatever one of the paper's tables or figures lacks, and print ours beside it."""
     from fewstep.reporting.tables import reproduction_table
     from fewstep.reproduce import reproduce as rows_of
 
@@ -385,7 +390,7 @@ def reproduce(
             messages.print(f"{row.name}: done", highlight=False, soft_wrap=True)
     finally:  # what there is, also where it comes to a stop
         if rows:
-            output.print(reproduction_table(table.replace("table", "Table "), rows))
+            output.print(reproduction_table(table.capitalize()[:-1] + f" {table[-1]}", rows))
 
 
 @app.command()

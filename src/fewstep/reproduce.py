@@ -1,4 +1,4 @@
-"""The paper's tables again: what is missing is trained, or gone on with, and evaluated; the rest is taken as it is."""
+"""The paper's tables and figures again: what is missing is trained or gone on with, and evaluated; the rest is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Row(NamedTuple):
     Attributes:
         name: What was learned, and how.
         recipe: Bundled name.
-        shots: K at test.
+        shots: K at test; None for reinforcement learning.
         steps: Gradient steps at test that are told.
         settings: Over the recipe.
         method: How a pretrained classifier solves the tasks.
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     name: str
     recipe: str
-    shots: int
+    shots: int | None
     steps: tuple[int, ...]
     settings: tuple[str, ...] = ()
     method: str | None = None
@@ -42,6 +42,16 @@ def _pretrained(name: str, method: str, steps: int) -> tuple[Row, Row]:
         for shots in (1, 5)
     )
     return one, five
+
+
+def _returns(tasks: str, *others: str) -> tuple[Row, ...]:
+    names = {"": "MAML", "-pretrained": "pretrained on all tasks", "-random": "random", "-oracle": "oracle"}
+    names["-context"] = "context adapted alone"
+    kinds = ("", "-pretrained", "-random", "-oracle", *others)
+    return tuple(
+        Row(f"{tasks}, {names[kind]}", tasks + kind, None, (0,) if kind == "-oracle" else (0, 1, 2, 3))
+        for kind in kinds
+    )
 
 
 def _averaging(regularizer: str) -> Row:
@@ -72,6 +82,13 @@ TABLES: dict[str, tuple[Row, ...]] = {
         _averaging("none"),
         _averaging("l2"),
         _averaging("to_mean"),
+    ),
+    "figure4": _returns("navigation", "-context"),
+    "figure5": (
+        *_returns("cheetah-velocity"),
+        *_returns("cheetah-direction", "-context"),
+        *_returns("ant-velocity"),
+        *_returns("ant-direction"),
     ),
     "table3": (
         Row("Omniglot 5-way 1-shot, context adapted alone", "omniglot-5way-1shot-context", 1, (3,)),
@@ -104,7 +121,8 @@ def reproduce(
         device: Where to compute.
 
     Yields:
-        A row and its evaluations: as many queries as shots; for images also 15 queries, and the `support` policy.
+        A row and its evaluations: as many queries as shots, or trajectories as the recipe says; for images also 15
+        queries, and the `support` policy.
 
     Raises:
         FewstepError: There is no such table or row; or training or evaluation fails.
@@ -163,7 +181,8 @@ def _evaluated(run: RunFolder, recipe: Recipe, asked: dict[str, Any], data: Path
 
     plan = evaluation_plan(recipe, asked)
     wanted = {"split": "test", "checkpoint": "best", "tasks": plan.tasks, "evaluation_seed": plan.seed}
-    wanted |= {key: getattr(plan, key) for key in ("shots", "queries", "normalization")}
+    keys = ("trajectories",) if recipe.loss.kind == "reinforce" else ("shots", "queries", "normalization")
+    wanted |= {key: getattr(plan, key) for key in keys}
     wanted |= {"tasks_from": None, "algorithm": plan.method or recipe.algorithm.kind}
     try:
         stored = evaluations(run)
