@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from fewstep.core.context import is_recording_for_compiler
 
+_LARGEST = 32
+"""Height and width up to which products were measured; patches take as many times the memory as a filter is large."""
+
 
 class _Convolution(nn.Conv2d):
     """PyTorch's layer, with a second way through for the compiler on a GPU.
@@ -48,7 +51,7 @@ class _Convolution(nn.Conv2d):
 
 def pays(images: Tensor) -> bool:
     """Whether products are faster than PyTorch's own convolution of these images; on the CPU they are not."""
-    return images.is_cuda and images.dim() == 4
+    return images.is_cuda and images.dim() == 4 and max(images.shape[-2:]) <= _LARGEST
 
 
 def with_own_convolutions(module: nn.Module) -> nn.Module:
