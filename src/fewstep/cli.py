@@ -390,7 +390,7 @@ def reproduce(
             messages.print(f"{row.name}: done", highlight=False, soft_wrap=True)
     finally:  # what there is, also where it comes to a stop
         if rows:
-            output.print(reproduction_table(table.capitalize()[:-1] + f" {table[-1]}", rows))
+            output.print(reproduction_table(f"{table[:-1].capitalize()} {table[-1]}", rows))
 
 
 @app.command()

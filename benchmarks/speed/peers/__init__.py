@@ -16,7 +16,8 @@ PEERS = ("fewstep", "fewstep-eager", "loop", "vmap", "higher", "torchopt", "jax"
 
 VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse", "fewstep-captured", "fewstep-grouped")
 """fewstep with one choice made differently: steps computed again for their derivatives, uncompiled and compiled, and
-derivatives in reverse mode; captured as a CUDA graph without being compiled. Measured where asked for."""
+derivatives in reverse mode; captured as a CUDA graph without being compiled; on a GPU, grouped convolutions for
+products of patches. Measured where asked for."""
 
 
 class Peer(Protocol):

@@ -45,9 +45,6 @@ class _Convolution(nn.Conv2d):
         outputs = (self.weight.flatten(1) @ patches).view(-1, examples, rows, columns).transpose(0, 1)
         return outputs if self.bias is None else outputs + self.bias.view(-1, 1, 1)
 
-    def _get_name(self) -> str:
-        return nn.Conv2d.__name__
-
 
 def pays(images: Tensor) -> bool:
     """Whether products are faster than PyTorch's own convolution of these images; on the CPU they are not."""

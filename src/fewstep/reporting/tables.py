@@ -114,14 +114,19 @@ def reproduction_table(title: str, rows: Sequence[Reproduced]) -> Table:
     for row in rows:
         cells = [_cells(row, evaluation) for evaluation in row.evaluations]
         cells += [""] * (1 + len(further) - len(cells))
-        steps, tasks = " / ".join(map(str, row.steps)), str(row.evaluations[0]["tasks"])
+        steps, tasks = _between(row).join(map(str, row.steps)), str(row.evaluations[0]["tasks"])
         table.add_row(*map(Text, (row.name, steps, _paper(row), *cells, tasks, f"{row.iterations:,}")))
     return table
 
 
 def _cells(row: Reproduced, evaluation: Mapping[str, Any]) -> str:
     points = {point.step: point for point in curve(evaluation)}
-    return " / ".join(number_cell(points[step].mean, points[step].plus_minus) for step in row.steps)
+    return _between(row).join(number_cell(points[step].mean, points[step].plus_minus) for step in row.steps)
+
+
+def _between(row: Reproduced) -> str:
+    """Returns take a line each: with their intervals, those of several steps do not fit beside the paper's in one."""
+    return "\n" if row.evaluations[0]["metric"] == "return" else " / "
 
 
 def _paper(row: Reproduced) -> str:
@@ -129,7 +134,7 @@ def _paper(row: Reproduced) -> str:
     if found is None:
         return ABSENT
     unit = 100 if found.metric == "accuracy" else 1
-    return " / ".join(_published_cell(found.values[step], unit) for step in row.steps if step in found.values)
+    return _between(row).join(_published_cell(found.values[step], unit) for step in row.steps if step in found.values)
 
 
 def recipes_table(recipes: Mapping[str, str]) -> Table:
