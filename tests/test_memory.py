@@ -21,10 +21,11 @@ def passes():
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
-passes()
+for _ in range(6):  # where the system lays the heap, by chance, decides how many passes it takes to find its size
+    passes()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-passes()
-passes()
+for _ in range(4):
+    passes()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -35,7 +36,7 @@ def test_large_tensors_after_others_need_few_new_pages() -> None:
         command = [sys.executable, "-c", FAULTS, how]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert 4 * faults("keep") < faults("leave")
+    assert 10 * faults("keep") < faults("leave")
 
 
 @pytest.mark.parametrize("missing", [AttributeError, OSError, TypeError])
