@@ -7,7 +7,8 @@ import pytest
 from fewstep.errors import RecipeError
 from fewstep.experiments.recipe_files import bundled_recipes, load_recipe
 from fewstep.experiments.train_run import train as train_run
-from fewstep.reporting.tables import plain, reproduction_table
+from fewstep.reporting.reproduction import reproduction_table, returns_figure
+from fewstep.reporting.tables import plain
 from fewstep.reproduce import TABLES, reproduce
 
 SMALL = ["evaluate.tasks=5", "validation={every=10, tasks=4}", "evaluate.tune_inner_lr=[]"]
@@ -50,8 +51,10 @@ def test_returns_are_told_beside_the_papers_figures(tmp_path):
     first, again = (list(reproduce("figure4", tmp_path, train, only="navigation-random")) for _ in range(2))
     lines = plain(reproduction_table("Figure 4", first)).splitlines()
     rows = [line.split("random")[-1].split()[:2] for line in lines if line.split() and "-" in line and "." in line]
-    assert rows == [["0", "-82.66"], ["1", "-57.96"], ["2", "-53.84"], ["3", "-46.81"]]
+    assert rows == [["0", "-82.66"], ["1", "-57.96"], ["2", "-53.84"], ["3", "-46.81"], ["4", "-42.91"]]
     assert first == again
+    returns_figure("Figure 4", first, tmp_path / "figure4.png")
+    assert (tmp_path / "figure4.png").read_bytes().startswith(b"\x89PNG")
     assert first[0].evaluations[0]["trajectories"] == 40
     assert len(list(tmp_path.rglob("evaluations/*.json"))) == 1
 

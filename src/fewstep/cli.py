@@ -43,7 +43,8 @@ RunArgument = Annotated[
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders made by `fewstep train`.")]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A data folder, or a folder of pictures.")]
 DataOption = Annotated[
-    Path | None, typer.Option(help="Folder that holds the data sets; else the variable FEWSTEP_DATA.")
+    Path | None,
+    typer.Option(help="Where data sets lie (else FEWSTEP_DATA), or a folder or table of your own that moved."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
 
@@ -372,7 +373,7 @@ def reproduce(
     device: DeviceOption = "cpu",
 ) -> None:
     """Train or go on with whatever one of the paper's tables or figures lacks, and print ours beside it."""
-    from fewstep.reporting.tables import reproduction_table
+    from fewstep.reporting.reproduction import reproduction_table, returns_figure
     from fewstep.reproduce import reproduce as rows_of
 
     again = ["fewstep", "reproduce", table, "--out", str(out), "--only", only, "--seed", str(seed)]
@@ -383,6 +384,7 @@ def reproduce(
         _train_one(recipe, folder, shlex.join(again), data, device, resume=True)
 
     options = {"only": only, "iterations": iterations, "seed": seed, "data": data, "device": device}
+    title = f"{table[:-1].capitalize()} {table[-1]}"
     rows: list[Any] = []
     try:
         for row in rows_of(table, out, train, **options):
@@ -390,7 +392,10 @@ def reproduce(
             messages.print(f"{row.name}: done", highlight=False, soft_wrap=True)
     finally:  # what there is, also where it comes to a stop
         if rows:
-            output.print(reproduction_table(f"{table[:-1].capitalize()} {table[-1]}", rows))
+            output.print(reproduction_table(title, rows))
+        if rows and table.startswith("figure"):
+            returns_figure(title, rows, out / f"{table}.png")
+            output.print(f"Wrote {out / table}.png", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fewstep.experiments.config import Recipe
-    from fewstep.reporting.tables import Reproduced
+    from fewstep.reporting.reproduction import Reproduced
     from fewstep.training.records import RunFolder
 
 
@@ -44,12 +44,12 @@ def _pretrained(name: str, method: str, steps: int) -> tuple[Row, Row]:
     return one, five
 
 
-def _returns(tasks: str, *others: str) -> tuple[Row, ...]:
+def _returns(tasks: str, *others: str, steps: int = 3) -> tuple[Row, ...]:
     names = {"": "MAML", "-pretrained": "pretrained on all tasks", "-random": "random", "-oracle": "oracle"}
     names["-context"] = "context adapted alone"
     kinds = ("", "-pretrained", "-random", "-oracle", *others)
     return tuple(
-        Row(f"{tasks}, {names[kind]}", tasks + kind, None, (0,) if kind == "-oracle" else (0, 1, 2, 3))
+        Row(f"{tasks}, {names[kind]}", tasks + kind, None, tuple(range(1 if kind == "-oracle" else steps + 1)))
         for kind in kinds
     )
 
@@ -83,7 +83,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
         _averaging("l2"),
         _averaging("to_mean"),
     ),
-    "figure4": _returns("navigation", "-context"),
+    "figure4": _returns("navigation", "-context", steps=4),
     "figure5": (
         *_returns("cheetah-velocity"),
         *_returns("cheetah-direction", "-context"),
@@ -160,7 +160,7 @@ def _trained(
 
 def _reproduced(row: Row, run: RunFolder, data: Path | None, device: str) -> Reproduced:
     from fewstep.experiments.runs import recipe_of
-    from fewstep.reporting.tables import Reproduced
+    from fewstep.reporting.reproduction import Reproduced
 
     recipe = recipe_of(run)
     asked: list[dict[str, Any]] = [{"shots": row.shots, "queries": row.shots}]

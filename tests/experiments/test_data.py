@@ -56,6 +56,15 @@ def test_a_folder_of_pictures_trains_resumes_and_evaluates(recipe, tmp_path):
     assert fewstep.evaluate(run)["tasks"] == 2
 
 
+def test_pictures_that_moved_are_found_where_they_are_now(recipe, tmp_path):
+    run = fewstep.train(recipe, out=tmp_path / "run", settings=TINY)
+    before = fewstep.evaluate(run)
+    (tmp_path / "mine").rename(tmp_path / "theirs")
+    with pytest.raises(DataError, match="--data"):
+        fewstep.evaluate(run)
+    assert fewstep.evaluate(run, data=tmp_path / "theirs") == before
+
+
 def test_pictures_that_changed_end_a_run(recipe, tmp_path):
     run = fewstep.train(recipe, out=tmp_path / "run", settings=TINY)
     shutil.copy(tmp_path / "mine" / "class 0" / "0.png", tmp_path / "mine" / "class 0" / "2.png")

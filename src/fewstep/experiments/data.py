@@ -41,6 +41,10 @@ CustomTasks: TypeAlias = "TaskDistribution | Mapping[str, TaskDistribution] | En
 """What may be passed from Python: a distribution for every split, or one for each; or an environment."""
 
 
+DATA_SETS = ("omniglot", "miniimagenet")
+"""Kinds of tasks from data sets that many recipes share, which lie where `--data` or FEWSTEP_DATA says."""
+
+
 class Data(NamedTuple):
     """What tasks are drawn from, loaded once.
 
@@ -72,7 +76,7 @@ def load_data(
 
     Args:
         recipe: Says what.
-        folder: Where data sets lie, for the kinds that have one.
+        folder: Where data sets lie, for the kinds that have one; where the recipe's own folder or table lies now.
         custom: A distribution for every split, or one for each, or an environment, for `tasks.kind = "custom"`.
         stored: The record of an earlier load, as a run keeps it; its split and standardisation are used again.
         device: Where images are kept, as bytes: tasks are gathered where the learner computes.
@@ -98,9 +102,9 @@ def load_data(
     elif isinstance(tasks, MiniImagenetTasks):
         data = _miniimagenet_data(tasks, folder, device)
     elif isinstance(tasks, FolderTasks):
-        data = _folder_data(tasks, stored, device)
+        data = _folder_data(tasks, folder, stored, device)
     elif isinstance(tasks, TableTasks):
-        data = _table_data(tasks, stored)
+        data = _table_data(tasks, folder, stored)
     else:
         data = _custom_data(custom)
     if isinstance(recipe.algorithm, Pretrained):
@@ -144,13 +148,14 @@ def _miniimagenet_data(tasks: MiniImagenetTasks, folder: Path | None, device: st
     return _prepared_data(tasks, images, splits, miniimagenet.PREPARATION, place, device)
 
 
-def _folder_data(tasks: FolderTasks, stored: Mapping[str, Any] | None, device: str) -> Data:
+def _folder_data(tasks: FolderTasks, folder: Path | None, stored: Mapping[str, Any] | None, device: str) -> Data:
     known = stored or {}
     preparation = Preparation(tasks.image_size, tasks.channels_, tasks.invert, tasks.fit)
     if "preparation" in known:
         preparation = Preparation.from_dict(known["preparation"])
     first, second, third = tasks.fractions
-    path = Path(tasks.path)
+    found = Path(known.get("folder", tasks.path))
+    path = folder or (found if found.exists() else Path(tasks.path))
     images, splits = load_folder(path, preparation, (first, second, third), known.get("splits"))
     data = _prepared_data(tasks, images, splits, preparation, path, device)
     return data._replace(record=data.record | {"splits": splits})
@@ -224,12 +229,10 @@ def _pretraining(
     return distribution
 
 
-def _table_data(tasks: TableTasks, stored: Mapping[str, Any] | None) -> Data:
-    path = (
-        table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:")
-        if tasks.path.startswith("bundled:")
-        else Path(tasks.path)
-    )
+def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] | None) -> Data:
+    bundled = tasks.path.startswith("bundled:")
+    own = table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:") if bundled else Path(tasks.path)
+    path = file if file is not None and not bundled else own
     read = table.read_table(path, tasks.task, tasks.inputs, tasks.targets)
     if stored is None:
         first, second, third = tasks.fractions

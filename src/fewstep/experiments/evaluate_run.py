@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
 from fewstep.experiments.config import Method
-from fewstep.experiments.data import load_data
+from fewstep.experiments.data import DATA_SETS, load_data
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -142,8 +142,10 @@ def data_of(
     custom: CustomTasks | None,
     device: str,
 ) -> Data:
-    """The data of a recipe: in a folder given, in that of FEWSTEP_DATA, or where the run found them that stored so."""
-    where = folder or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
+    """The data of a recipe: in a folder given; data sets also in that of FEWSTEP_DATA, or where the run found them."""
+    where = folder
+    if not where and recipe.tasks.kind in DATA_SETS:
+        where = os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
     return load_data(recipe, Path(where) if where else None, custom, stored, checked_device(device))
 
 

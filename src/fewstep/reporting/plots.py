@@ -159,17 +159,17 @@ def _learning_curves(entries: Sequence[Entry]) -> Figure:
         raise RunError(f"One figure shows one metric: got {came}. Plot them apart.")
     names = _curve_names(entries)
     styles = styles_of(names)
-    panels: dict[tuple[Any, ...], list[tuple[str, Mapping[str, Any]]]] = {}
+    by_panel: dict[tuple[Any, ...], list[tuple[str, Mapping[str, Any]]]] = {}
     for name, (_, evaluation) in zip(names, entries, strict=True):
-        panels.setdefault(_panel(evaluation), []).append((name, evaluation))
-    figure, grid = _panels(len(panels))
-    for axes, curves in zip(grid, panels.values(), strict=True):
+        by_panel.setdefault(_panel(evaluation), []).append((name, evaluation))
+    figure, grid = panels(len(by_panel))
+    for axes, curves in zip(grid, by_panel.values(), strict=True):
         papers: list[Published] = []
         for name, evaluation in curves:
-            _draw_curve(axes, name, curve(evaluation), styles[name])
+            draw_curve(axes, name, curve(evaluation), styles[name])
             if (paper := published(evaluation)) and paper not in papers:
                 papers.append(paper)
-                _draw_published(axes, paper, styles[name])
+                draw_published(axes, paper, styles[name])
         dress(axes, title=_panel_title(curves[0][1]), x="Gradient steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     metric: str = entries[0][1]["metric"]
@@ -181,11 +181,12 @@ def _learning_curves(entries: Sequence[Entry]) -> Figure:
     return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    columns = min(count, 3)
+def panels(count: int, *, columns: int = 3, shared: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of as many panels, in so many columns at most, which share their vertical axis or do not."""
+    columns = min(count, columns)
     rows = math.ceil(count / columns)
     figure = new_figure(5.0 if count == 1 else 0.6 + 3.1 * columns, 0.9 + 2.8 * rows)
-    grid = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    grid = list(figure.subplots(rows, columns, sharey=shared, squeeze=False).flat)
     for axes in grid[count:]:
         axes.remove()
     return figure, grid[:count]
@@ -217,7 +218,8 @@ def _curve_names(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _draw_curve(axes: Axes, name: str, points: Sequence[Point], style: Style) -> None:
+def draw_curve(axes: Axes, name: str, points: Sequence[Point], style: Style) -> None:
+    """One method's metric by step, with its band."""
     lost = next((point.step for point in points if not math.isfinite(point.mean)), None)
     label = literal(name if lost is None else f"{name} (not finite from step {lost})")
     steps, means = [point.step for point in points], [point.mean for point in points]
@@ -226,7 +228,8 @@ def _draw_curve(axes: Axes, name: str, points: Sequence[Point], style: Style) ->
     axes.fill_between(steps, low, high, color=style.colour, alpha=0.16, lw=0, zorder=2)
 
 
-def _draw_published(axes: Axes, paper: Published, style: Style) -> None:
+def draw_published(axes: Axes, paper: Published, style: Style) -> None:
+    """The paper's numbers, as diamonds."""
     unit = 100 if paper.metric == "accuracy" else 1
     steps = list(paper.values)
     means = [unit * mean for mean, _ in paper.values.values()]

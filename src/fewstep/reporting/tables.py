@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -80,61 +80,6 @@ def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = N
         if paper and (i + 1 == len(entries) or published(entries[i + 1][1]) != paper):
             table.add_row(*_paper_row(paper, len(columns), shown), style="dim")
     return table
-
-
-class Reproduced(NamedTuple):
-    """A row of one of the paper's tables, measured again.
-
-    Attributes:
-        name: What was learned, and how.
-        steps: Gradient steps at test that are told.
-        iterations: Of training.
-        evaluations: As the paper did; for images also with 15 queries per class, and with the `support` policy.
-    """
-
-    name: str
-    steps: Sequence[int]
-    iterations: int
-    evaluations: Sequence[Mapping[str, Any]]
-
-
-def reproduction_table(title: str, rows: Sequence[Reproduced]) -> Table:
-    """One of the paper's tables beside the same measured with fewstep.
-
-    Args:
-        title: What the table is called.
-        rows: Its rows.
-    """
-    images = any(len(row.evaluations) > 1 for row in rows)
-    table = empty_table(title, "±: 95 % confidence interval over tasks")
-    table.add_column("")
-    further = ("15 queries", "support statistics") if images else ()
-    for name in ("steps", "paper", "fewstep", *further, "tasks", "iterations"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        cells = [_cells(row, evaluation) for evaluation in row.evaluations]
-        cells += [""] * (1 + len(further) - len(cells))
-        steps, tasks = _between(row).join(map(str, row.steps)), str(row.evaluations[0]["tasks"])
-        table.add_row(*map(Text, (row.name, steps, _paper(row), *cells, tasks, f"{row.iterations:,}")))
-    return table
-
-
-def _cells(row: Reproduced, evaluation: Mapping[str, Any]) -> str:
-    points = {point.step: point for point in curve(evaluation)}
-    return _between(row).join(number_cell(points[step].mean, points[step].plus_minus) for step in row.steps)
-
-
-def _between(row: Reproduced) -> str:
-    """Returns take a line each: with their intervals, those of several steps do not fit beside the paper's in one."""
-    return "\n" if row.evaluations[0]["metric"] == "return" else " / "
-
-
-def _paper(row: Reproduced) -> str:
-    found = published(row.evaluations[0])
-    if found is None:
-        return ABSENT
-    unit = 100 if found.metric == "accuracy" else 1
-    return _between(row).join(_published_cell(found.values[step], unit) for step in row.steps if step in found.values)
 
 
 def recipes_table(recipes: Mapping[str, str]) -> Table:
@@ -225,11 +170,11 @@ def _paper_row(paper: Published, settings: int, steps: Sequence[int]) -> list[Te
     return [
         Text("paper"),
         *[Text()] * (1 + settings),
-        *(Text(_published_cell(cell, unit) if cell else "") for cell in cells),
+        *(Text(published_cell(cell, unit) if cell else "") for cell in cells),
     ]
 
 
-def _published_cell(cell: tuple[float, float | None], unit: float) -> str:
+def published_cell(cell: tuple[float, float | None], unit: float) -> str:
     """As printed in the paper, which gives two decimals, or one of a percentage."""
     mean, ci95 = cell
     digits = 1 if unit == 100 else 2

@@ -120,7 +120,10 @@ def list_classes(folder: Path) -> dict[str, list[Member]]:
         DataError: There are no pictures, or some lie outside of class folders or beside further folders.
     """
     if not folder.exists():
-        raise DataError(f"A folder or zip archive of pictures was expected: there is no {folder}. Check the path.")
+        raise DataError(
+            f"A folder or zip archive of pictures was expected: there is no {folder}. Check the path. The pictures of "
+            "a run that have moved are given as --data."
+        )
     found: dict[PurePosixPath, list[Member]] = {}
     for member in list_members(folder):
         path = PurePosixPath(member.name)

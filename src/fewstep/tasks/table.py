@@ -457,7 +457,7 @@ def _unreadable(path: Path, error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(
             f"A table was expected at `{path}`: there is no such file. Check the path, which starts from "
-            f"`{Path.cwd()}`."
+            f"`{Path.cwd()}`. The table of a run that has moved is given as --data."
         )
     return DataError(
         f"The table `{path}` must be readable: got '{error.strerror or error}'. Check the path and its permissions."
