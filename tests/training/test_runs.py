@@ -524,7 +524,7 @@ def test_products_have_the_precision_of_the_recipe_while_it_computes(tf32: bool)
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
     before = flags()
-    with computing_as(load_recipe("sinusoid-10shot", [f"execution.tf32={str(tf32).lower()}"])):
+    with computing_as(load_recipe("sinusoid-10shot", [f"execution.precision={'tf32' if tf32 else 'float32'}"])):
         assert flags() == (tf32, tf32)
     assert flags() == before != (tf32, tf32)
 

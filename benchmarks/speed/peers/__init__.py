@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 PEERS = ("fewstep", "fewstep-eager", "loop", "vmap", "higher", "torchopt", "jax", "jax-map")
 """`fewstep` runs as fast as it can be told to; `fewstep-eager` with what it does by default."""
 
-VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse", "fewstep-captured", "fewstep-grouped")
+ROUNDED = ("fewstep-bf16", "fewstep-tf32")
+"""fewstep with products of fewer digits. Their error is told and not judged."""
+
+VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse", "fewstep-captured", "fewstep-grouped", *ROUNDED)
 """fewstep with one choice made differently: steps computed again for their derivatives, uncompiled and compiled, and
 derivatives in reverse mode; captured as a CUDA graph without being compiled; on a GPU, grouped convolutions for
-products of patches. Measured where asked for."""
+products of patches; rounded products. Measured where asked for."""
 
 
 class Peer(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from benchmarks.speed.problem import adam, plain_loss
 
 import fewstep
@@ -20,20 +21,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _fast(problem: Problem) -> dict[str, Any]:
+def _fast(problem: Problem, precision: str = "float32") -> dict[str, Any]:
     """As a compiled recipe of that kind runs."""
     workload = problem.workload
     images = "miniimagenet" if workload.downsample == "max_pool" else "omniglot"
     tasks, model = {"mlp": ("sinusoid", "mlp"), "convnet": (images, "convnet")}.get(workload.network, ("custom",) * 2)
     loss = "cross_entropy" if workload.classifies else "mse"
     kinds = {"tasks": tasks, "model": model, "loss": loss, "algorithm": "maml"}
-    recipe = load_recipe({name: {"kind": kind} for name, kind in kinds.items()}, ["execution.compile=true"])
+    settings = ["execution.compile=true", f"execution.precision={precision}"]
+    recipe = load_recipe({name: {"kind": kind} for name, kind in kinds.items()}, settings)
     over_tasks, run = build_execution(recipe, problem.support_inputs.device.type)
     return {"over_tasks": over_tasks, "run": run}
 
 
+def _tensor_float(problem: Problem) -> dict[str, Any]:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+        True  # for the rest of this process, as below
+    )
+    return _fast(problem, "tf32")
+
+
 def _grouped(problem: Problem) -> dict[str, Any]:
-    convolution.pays = lambda _: False  # for the rest of this process, which measures nothing else
+    convolution.pays = lambda _: False  # for the rest of this process
     return _fast(problem)
 
 
@@ -50,6 +59,8 @@ EXECUTIONS: dict[str, Callable[[Problem], dict[str, Any]]] = {
     "fewstep-recomputing": lambda problem: _stepwise(problem, run=compiled()),
     "fewstep-reverse": lambda problem: _stepwise(problem, run=compiled(), keep=True, forward_mode=False),
     "fewstep-grouped": _grouped,
+    "fewstep-bf16": lambda problem: _fast(problem, "bf16"),
+    "fewstep-tf32": _tensor_float,
     "fewstep-captured": lambda _: {"over_tasks": fewstep.auto(), "run": captured()},
 }
 

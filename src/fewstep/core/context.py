@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _for_compiler: ContextVar[bool] = ContextVar("recording for a compiler", default=False)
 _vmapped: ContextVar[bool] = ContextVar("all tasks at once", default=False)
+_exact: ContextVar[bool] = ContextVar("exactly", default=False)
 
 
 def is_recording_for_compiler() -> bool:
@@ -24,6 +25,42 @@ def is_recording_for_compiler() -> bool:
 def is_vmapped() -> bool:
     """Whether all tasks are computed at once: then only operations that have a vmap rule can run."""
     return _vmapped.get()
+
+
+def is_exact() -> bool:
+    """Whether operations run `exactly`."""
+    return _exact.get()
+
+
+@contextmanager
+def exactly() -> Generator[None]:
+    """Nothing within is rounded to fewer digits than it comes with, whatever the model or the device would do."""
+    token = _exact.set(True)
+    try:
+        with tensor_float(False):
+            yield
+    finally:
+        _exact.reset(token)
+
+
+@contextmanager
+def tensor_float(allowed: bool) -> Generator[None]:
+    """Whether a GPU may round the factors of float32 products within to TensorFloat-32; then as before.
+
+    What was set through PyTorch's newer `fp32_precision` stays: the two cannot be mixed.
+    """
+    kinds: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    try:
+        before = [kind.allow_tf32 for kind in kinds]
+    except RuntimeError:
+        kinds, before = (), []
+    for kind in kinds:
+        kind.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for kind, old in zip(kinds, before, strict=True):
+            kind.allow_tf32 = old
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Graph, GraphModule
 
+from fewstep.core.products import PRODUCTS
 from fewstep.core.running import Run, plain
 from fewstep.core.tracing import record
 from fewstep.core.trees import leaves, tree_map
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import Node
 
-_aten: Any = torch.ops.aten
-_PRODUCTS = {
-    _aten.convolution.default,
-    _aten.convolution_backward.default,
-    _aten.mm.default,
-    _aten.bmm.default,
-    _aten.addmm.default,
-    _aten.baddbmm.default,
-}
 _TENSOR = object()
 
 
@@ -91,7 +83,7 @@ def _kept(graph: Graph, early: list[Node], results: list[Node]) -> list[Node]:
 def _is_dear(node: Node) -> bool:
     source = node.args[0] if node.target is operator.getitem else node
     target: Any = getattr(source, "target", None)
-    return target in _PRODUCTS or torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+    return target in PRODUCTS or torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
 
 
 def _part(recorded: GraphModule, inputs: list[Node], outputs: list[Node]) -> GraphModule:

@@ -386,8 +386,9 @@ class Execution(Section):
     """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
     and loss are fewstep's own and the run is long enough to pay for it. Those of your own must depend on nothing but
     their arguments: no counters, schedules or branches on Python state."""
-    tf32: bool = False
-    """Round the factors of products to TensorFloat-32 on GPUs that have it: faster, with three digits."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """Of products and convolutions: "tf32" rounds their factors on GPUs that have it, "bf16" computes those of the
+    meta-gradient in bfloat16 (`core.products`). Evaluation and all else stay in float32."""
     remat: bool = False
     """Compute inner steps again rather than keep them (`core.stepwise`): memory hardly grows with their number."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fewstep.core.over_tasks import LARGE_IMAGE, auto, sequential, vectorized
+from fewstep.core.products import bfloat16
 from fewstep.core.running import Run, captured, compiled, plain, traced
 from fewstep.core.stepwise import outer_gradients, stepwise
 from fewstep.experiments.config import ImageTasks, Recipe, TableTasks
@@ -28,19 +29,26 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
         others = vectorized(chosen.chunk_size)
     else:
         others = auto(chosen.chunk_size, replay)
+    rounded = bfloat16 if chosen.precision == "bf16" else _as_it_is
     if chosen.compile and recipe.model.kind != "convnet" and not chosen.remat and chosen.over_tasks != "sequential":
         # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
-        over_tasks, run = outer_gradients(auto(chosen.chunk_size), others), compiled()
-    elif chosen.compile or chosen.remat:
-        over_tasks, run = _stepwise(recipe, others, on_gpu), plain
+        over_tasks, run = outer_gradients(auto(chosen.chunk_size), others), rounded(compiled())
+    elif chosen.compile:
+        over_tasks, run = _stepwise(recipe, others, on_gpu, rounded(compiled())), plain
+    elif chosen.remat:  # recording every step takes longer than it saves
+        over_tasks, run = _stepwise(recipe, others, on_gpu, plain), rounded(plain)
     else:
-        over_tasks, run = others, plain
+        over_tasks, run = others, rounded(plain)
     # Recomputation restores the state of random numbers, which no graph can.
     capture = on_gpu and replay is traced and not chosen.remat
     return over_tasks, captured(run) if capture else run
 
 
-def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool) -> OverTasks:
+def _as_it_is(run: Run) -> Run:
+    return run
+
+
+def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool, run: Run) -> OverTasks:
     chosen = recipe.execution
     one_by_one = chosen.over_tasks == "sequential" or (_image_size(recipe) >= LARGE_IMAGE and not on_gpu)
     # Forward derivatives are tested for our convolutional network and cross-entropy.
@@ -48,7 +56,7 @@ def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool) -> OverTasks:
     return stepwise(
         vectorize=not one_by_one,
         chunk_size=chosen.chunk_size,
-        run=compiled() if chosen.compile else plain,  # recording every step takes longer than it saves
+        run=run,
         keep=not chosen.remat,
         forward_mode=forward,
         others=others,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewstep.core.context import tensor_float
 from fewstep.errors import FewstepError, RunError
 from fewstep.experiments.build import build_learner
 from fewstep.experiments.recipe_files import load_recipe
@@ -148,25 +149,14 @@ def learner_from(
 
 @contextmanager
 def computing_as(recipe: Recipe) -> Generator[None]:
-    """Compute with the recipe's number of threads and precision, then as before.
-
-    Precision that was set through PyTorch's newer `fp32_precision` stays: the two cannot be mixed.
-    """
+    """Compute with the recipe's number of threads and precision, then as before."""
     threads = torch.get_num_threads()
-    products: Any = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    try:
-        allowed = [kind.allow_tf32 for kind in products]
-    except RuntimeError:
-        products, allowed = (), []
     torch.set_num_threads(recipe.execution.threads or threads)
-    for kind in products:
-        kind.allow_tf32 = recipe.execution.tf32
     try:
-        yield
+        with tensor_float(recipe.execution.precision == "tf32"):
+            yield
     finally:
         torch.set_num_threads(threads)
-        for kind, before in zip(products, allowed, strict=True):
-            kind.allow_tf32 = before
 
 
 def checked_device(name: str) -> str:
