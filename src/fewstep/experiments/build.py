@@ -51,7 +51,7 @@ def shapes_of(recipe: Recipe) -> tuple[tuple[int, ...], int] | None:
     tasks = recipe.tasks
     if isinstance(tasks, ImageTasks):
         classes = recipe.algorithm.classes if isinstance(recipe.algorithm, Pretrained) else tasks.ways
-        return (tasks.channels, tasks.image_size, tasks.image_size), classes
+        return tasks.image_shape, classes
     if isinstance(tasks, SinusoidTasks):
         return (3 if tasks.reveal else 1,), 1
     return ((len(tasks.inputs),), len(tasks.targets)) if isinstance(tasks, TableTasks) else None

@@ -65,14 +65,9 @@ class ImageTasks(Section):
     """Rotate each class of each task by 0, 90, 180 or 270 degrees."""
 
     @property
-    def channels(self) -> int:
-        """Of an image: 1 for grey levels, 3 for colours."""
-        return 1
-
-    @property
-    def image_size(self) -> int:
-        """Height and width, in pixels."""
-        return 28
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels (1 for grey levels, 3 for colours), height and width of a prepared image."""
+        return 1, 28, 28
 
 
 class OmniglotTasks(ImageTasks):
@@ -94,14 +89,9 @@ class MiniImagenetTasks(ImageTasks):
     kind: Literal["miniimagenet"]
 
     @property
-    def channels(self) -> int:
-        """Red, green and blue."""
-        return 3
-
-    @property
-    def image_size(self) -> int:
-        """Height and width, in pixels."""
-        return 84
+    def image_shape(self) -> tuple[int, int, int]:
+        """Red, green and blue; height and width."""
+        return 3, 84, 84
 
 
 class FolderTasks(ImageTasks):
@@ -110,8 +100,8 @@ class FolderTasks(ImageTasks):
     kind: Literal["folder"]
     path: str
     """Folder or zip archive, relative to the recipe."""
-    image_size_: Annotated[int, Field(gt=0, le=1024)] = Field(default=84, alias="image_size")
-    channels_: Literal[1, 3] = Field(default=3, alias="channels")
+    image_size: Annotated[int, Field(gt=0, le=1024)] = 84
+    channels: Literal[1, 3] = 3
     invert: Literal["auto"] | bool = False
     """Turn dark on light into light on dark, for grey levels; "auto": where the border is light."""
     fit: Literal["pad", "crop", "stretch"] = "pad"
@@ -120,18 +110,13 @@ class FolderTasks(ImageTasks):
     """Of the classes, unless the folder holds `train`, `val` and `test`."""
 
     @property
-    def channels(self) -> int:
-        """Of a prepared picture: 1 for grey levels, 3 for colours."""
-        return self.channels_
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of a prepared picture, in pixels."""
-        return self.image_size_
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a prepared picture."""
+        return self.channels, self.image_size, self.image_size
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.invert is not False and self.channels_ == 3:
+        if self.invert is not False and self.channels == 3:
             raise ValueError("tasks.invert goes with tasks.channels = 1: colours are not inverted")
         return self
 
@@ -439,10 +424,11 @@ class Recipe(Section):
         if self.model.kind == "convnet" and not classifies:
             raise ValueError("model.kind = 'convnet' needs tasks of images: use 'mlp', or 'custom' and pass a module")
         if self.model.kind == "convnet" and isinstance(self.tasks, ImageTasks):
-            most = self.tasks.image_size.bit_length() - 1
+            size = self.tasks.image_shape[-1]
+            most = size.bit_length() - 1
             if self.model.blocks > most:
                 raise ValueError(
-                    f"model.blocks = {self.model.blocks} halve an image of {self.tasks.image_size} pixels to nothing: "
+                    f"model.blocks = {self.model.blocks} halve an image of {size} pixels to nothing: "
                     f"at most {most} leave one"
                 )
         check_reinforcement(self)

@@ -150,7 +150,7 @@ def _miniimagenet_data(tasks: MiniImagenetTasks, folder: Path | None, device: st
 
 def _folder_data(tasks: FolderTasks, folder: Path | None, stored: Mapping[str, Any] | None, device: str) -> Data:
     known = stored or {}
-    preparation = Preparation(tasks.image_size, tasks.channels_, tasks.invert, tasks.fit)
+    preparation = Preparation(tasks.image_size, tasks.channels, tasks.invert, tasks.fit)
     if "preparation" in known:
         preparation = Preparation.from_dict(known["preparation"])
     first, second, third = tasks.fractions
@@ -204,7 +204,7 @@ def _image_data(
             raise RecipeError(f"Split {split!r} has too few images for such tasks. {error}") from None
 
     # A fixed rule, since the stream of evaluation tasks depends on it: 50 at 28 pixels, 5 at 84.
-    at_once = min(50, max(1, 50 * 28**2 // tasks.image_size**2))
+    at_once = min(50, max(1, 50 * 28**2 // tasks.image_shape[-1] ** 2))
     return Data(distribution, record, at_once=at_once)
 
 

@@ -64,4 +64,4 @@ def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool, run: Run) -> Over
 
 
 def _image_size(recipe: Recipe) -> int:
-    return recipe.tasks.image_size if isinstance(recipe.tasks, ImageTasks) else 0
+    return recipe.tasks.image_shape[-1] if isinstance(recipe.tasks, ImageTasks) else 0

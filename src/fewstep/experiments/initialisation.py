@@ -124,9 +124,8 @@ def preparation_of(run: str | Path | RunFolder) -> Preparation:
     stored = (stored_data(folder) or {}).get("preparation")
     if stored is not None:
         return Preparation.from_dict(stored)
-    if recipe.tasks.channels == 1:
-        return Preparation(recipe.tasks.image_size, channels=1, invert="auto")
-    return Preparation(recipe.tasks.image_size)
+    channels, size, _ = recipe.tasks.image_shape
+    return Preparation(size, channels=1, invert="auto") if channels == 1 else Preparation(size)
 
 
 def sha256(file: Path) -> str:

@@ -51,7 +51,8 @@ def task_shape(recipe: Recipe) -> dict[str, Any]:
             "(tasks.kind = 'custom'). Leave out --tasks-from, and pass `task_distribution`."
         )
     if isinstance(tasks, ImageTasks):
-        return {"channels": tasks.channels, "image_size": tasks.image_size, "ways": tasks.ways}
+        channels, size, _ = tasks.image_shape
+        return {"channels": channels, "image_size": size, "ways": tasks.ways}
     if tasks.kind == "sinusoid":
         return {"inputs": 3 if tasks.reveal else 1, "targets": 1}
     if isinstance(tasks, TableTasks):
