@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy
 
+from fewstep.adapting.fitting import fit_classifier
+from fewstep.adapting.initialisation import initialisation
 from fewstep.core.rng import generator
 from fewstep.core.trees import index
 from fewstep.core.types import Batch, Task
-from fewstep.experiments.fitting import fit_classifier
-from fewstep.experiments.initialisation import initialisation
 from fewstep.learners.heads import balanced_cross_entropy
 from fewstep.tasks.few_shot import FewShot
 from fewstep.tasks.omniglot import load_omniglot, omniglot_split
@@ -30,7 +30,7 @@ from fewstep.training.evaluation import mean_and_ci95
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fewstep.experiments.initialisation import Initialisation
+    from fewstep.adapting.initialisation import Initialisation
     from fewstep.learners.heads import HeadPolicy
     from fewstep.learners.supervised import Loss
 

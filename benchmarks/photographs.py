@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from fewstep.adapting.fitting import fit_classifier
+from fewstep.adapting.initialisation import initialisation
 from fewstep.core.rng import generator
 from fewstep.core.trees import index
-from fewstep.experiments.fitting import fit_classifier
-from fewstep.experiments.initialisation import initialisation
 from fewstep.tasks.archives import Reader
 from fewstep.tasks.few_shot import FewShot
 from fewstep.tasks.images import Preparation, read_picture

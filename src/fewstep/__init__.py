@@ -13,15 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fewstep.adapting.adapt import adapt
+    from fewstep.adapting.loading import load
     from fewstep.core.algorithms import Algorithm, anil, boil, fomaml, joint, maml, meta_sgd, reptile
     from fewstep.core.over_tasks import auto, sequential, vectorized
     from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
     from fewstep.core.types import Batch, MetaParams, Task
     from fewstep.errors import FewstepError
     from fewstep.estimators import FewShotClassifier, FewShotRegressor
-    from fewstep.experiments.adapting import adapt
     from fewstep.experiments.evaluate_run import evaluate
-    from fewstep.experiments.loading import load
     from fewstep.experiments.runs import ready, standardization
     from fewstep.experiments.train_run import train
     from fewstep.learners.reinforcement import ReinforcementLearner
@@ -44,9 +44,9 @@ _HOME = {
     "fewstep.core.types": ("Batch", "MetaParams", "Task"),
     "fewstep.errors": ("FewstepError",),
     "fewstep.estimators": ("FewShotClassifier", "FewShotRegressor"),
-    "fewstep.experiments.adapting": ("adapt",),
+    "fewstep.adapting.adapt": ("adapt",),
     "fewstep.experiments.evaluate_run": ("evaluate",),
-    "fewstep.experiments.loading": ("load",),
+    "fewstep.adapting.loading": ("load",),
     "fewstep.experiments.runs": ("ready", "standardization"),
     "fewstep.experiments.train_run": ("train",),
     "fewstep.learners.reinforcement": ("ReinforcementLearner",),

@@ -454,7 +454,7 @@ def predict(
     if as_json and as_csv:
         raise FewstepError("Give --json or --csv, not both.")
     with messages.status("Loading"):
-        from fewstep.experiments.adapted_folder import load_adapted
+        from fewstep.adapting.classifier import load_adapted
         from fewstep.pictures import predict_pictures, predictions_csv, predictions_json, predictions_table
 
         predictions = predict_pictures(load_adapted(adapted), pictures).predictions

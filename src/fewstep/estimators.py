@@ -27,13 +27,13 @@ except ImportError as error:
         "'fewstep[sklearn]'."
     ) from error
 
+from fewstep.adapting.fitting import fit_classifier, fit_regressor, head_policy
+from fewstep.adapting.initialisation import initialisation, preparation_of, untrained
 from fewstep.core.rng import derived_seed
 from fewstep.core.types import Batch
 from fewstep.experiments.build import shapes_of
-from fewstep.experiments.config import ImageTasks, TableTasks
-from fewstep.experiments.fitting import fit_classifier, fit_regressor, head_policy
-from fewstep.experiments.initialisation import initialisation, preparation_of, untrained
 from fewstep.experiments.runs import open_run, recipe_of, standardization
+from fewstep.experiments.sections import ImageTasks, TableTasks
 from fewstep.models.mlp import mlp
 from fewstep.tasks.images import prepare_arrays
 from fewstep.tasks.table import Standardization
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from fewstep.experiments.initialisation import Initialisation, LossName
+    from fewstep.adapting.initialisation import Initialisation, LossName
     from fewstep.learners.heads import HeadPolicy
     from fewstep.learners.supervised import Adapted
     from fewstep.tasks.images import Preparation

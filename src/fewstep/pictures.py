@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from fewstep.experiments.adapted import AdaptedClassifier, Prediction
-    from fewstep.experiments.exporting import Format
+    from fewstep.adapting.classifier import AdaptedClassifier, Prediction
+    from fewstep.adapting.exporting import Format
     from fewstep.learners.heads import HeadPolicy
     from fewstep.reporting.contact_sheet import Shown
 
@@ -72,9 +72,9 @@ def adapt_to_pictures(
         export: A format to export the module in.
         device: See there.
     """
-    from fewstep.experiments.adapted_folder import check_place, is_adapted
-    from fewstep.experiments.adapting import adapt
-    from fewstep.experiments.exporting import FILES, check_exportable, exported
+    from fewstep.adapting.adapt import adapt
+    from fewstep.adapting.classifier import check_place, is_adapted
+    from fewstep.adapting.exporting import FILES, check_exportable
     from fewstep.reporting.contact_sheet import contact_sheet
     from fewstep.training.records import replaced
 
@@ -85,7 +85,7 @@ def adapt_to_pictures(
         check_exportable(export)
     classifier = adapt(run, support, steps=steps, head=head, device=device)
     predicted = None if predict is None else predict_pictures(classifier, predict)
-    raw = exported(classifier, export) if export else b""
+    raw = classifier.exported(export) if export else b""
     classifier.save(folder)
     sheet = folder / "contact-sheet.png"
     contact_sheet({name: _pixels(images) for name, images in classifier.support.items()}, _shown(predicted), sheet)
@@ -99,7 +99,7 @@ def adapt_to_pictures(
 
 def predict_pictures(classifier: AdaptedClassifier, path: Path) -> Predicted:
     """Classify a picture, or all pictures of a folder or zip archive, at any depth."""
-    from fewstep.experiments.adapted import printable
+    from fewstep.adapting.classifier import printable
     from fewstep.tasks.images import list_pictures, read_pictures
 
     files = list_pictures(path)

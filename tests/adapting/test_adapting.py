@@ -11,11 +11,10 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import fewstep
+from fewstep.adapting import classifier as classifier_module
+from fewstep.adapting.classifier import load_adapted
+from fewstep.adapting.initialisation import preparation_of
 from fewstep.errors import DataError, FewstepError, RecipeError, RunError
-from fewstep.experiments import adapted_folder
-from fewstep.experiments.adapted_folder import load_adapted
-from fewstep.experiments.exporting import exported
-from fewstep.experiments.initialisation import preparation_of
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.experiments.runs import open_run
 from fewstep.learners.heads import with_ways
@@ -198,16 +197,16 @@ def test_a_damaged_folder_is_told_of(tmp_path, support, name):
 def test_a_save_that_is_cut_off_is_told_of(tmp_path, support, monkeypatch, written):
     folder = fewstep.adapt(READY, support).save(tmp_path / "model")
     more = fewstep.adapt(folder, draw_support(tmp_path / "more", {"corner": 1, "slash": 2}))
-    files = [*adapted_folder._STATE, "config.json"][:written]
+    files = [*classifier_module._STATE, "config.json"][:written]
 
     def stop_after(file, *_):
         if file.name not in files:
             raise KeyboardInterrupt
         return replaced(file)
 
-    replaced = adapted_folder.replaced
-    monkeypatch.setattr(adapted_folder, "replaced", stop_after)
-    monkeypatch.setattr(adapted_folder, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    replaced = classifier_module.replaced
+    monkeypatch.setattr(classifier_module, "replaced", stop_after)
+    monkeypatch.setattr(classifier_module, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         more.save(folder)
     monkeypatch.undo()
@@ -321,7 +320,7 @@ def test_a_run_on_a_folder_of_colour_pictures_prepares_the_users_as_its_own(tmp_
 
 def test_torch_export_computes_the_same_for_any_number_of_pictures(tmp_path, support):
     classifier = fewstep.adapt(READY, support)
-    (tmp_path / "model.pt2").write_bytes(exported(classifier, "torch"))
+    (tmp_path / "model.pt2").write_bytes(classifier.exported("torch"))
     about = {"fewstep.json": ""}
     function = torch.export.load(tmp_path / "model.pt2", extra_files=about).module()
     images = torch.rand(7, 1, 28, 28)
@@ -333,27 +332,27 @@ def test_onnx_export_computes_the_same_for_any_number_of_pictures(support):
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
     classifier = fewstep.adapt(READY, support)
-    session = runtime.InferenceSession(exported(classifier, "onnx"))
+    session = runtime.InferenceSession(classifier.exported("onnx"))
     images = torch.rand(7, 1, 28, 28)
     [logits] = session.run(["logits"], {"images": images.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), classifier.module(images), atol=1e-4, rtol=1e-4)
 
 
 def test_an_export_that_computes_something_else_is_not_kept(support, monkeypatch):
-    from fewstep.experiments import exporting
+    from fewstep.adapting import exporting
 
     monkeypatch.setattr(exporting, "_write_torch", lambda *_: b"")
     monkeypatch.setattr(exporting, "_read_torch", lambda _: lambda images: images.new_zeros(len(images), 3))
     with pytest.raises(FewstepError, match="It was not kept"):
-        exported(fewstep.adapt(READY, support), "torch")
+        fewstep.adapt(READY, support).exported("torch")
 
 
 def test_a_missing_extra_is_named(support, monkeypatch):
-    from fewstep.experiments import exporting
+    from fewstep.adapting import exporting
 
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     with pytest.raises(FewstepError, match=r"pip install 'fewstep\[export\]'"):
-        exported(fewstep.adapt(READY, support), "onnx")
+        fewstep.adapt(READY, support).exported("onnx")
 
 
 def test_with_ways_leaves_the_module_as_it_was():

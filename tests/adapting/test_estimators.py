@@ -77,7 +77,7 @@ def test_the_classifier_is_that_of_adapt(drawings):
 
 
 def _prepared(images, names):
-    from fewstep.experiments.initialisation import preparation_of
+    from fewstep.adapting.initialisation import preparation_of
     from fewstep.tasks.images import prepare_arrays
 
     prepared = prepare_arrays(images[:, None], preparation_of(PICTURES))

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 import fewstep
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import Pretrained
 from fewstep.experiments.evaluate_run import _candidates
 from fewstep.experiments.recipe_files import evaluation_plan, load_recipe
+from fewstep.experiments.sections import Pretrained
 from fewstep.reporting.reading import evaluations
 
 RECIPE = {

@@ -14,7 +14,8 @@ from fewstep.core.rng import derived_seed
 from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Only, Sgd, UpdateRule
 from fewstep.errors import RecipeError
 from fewstep.experiments.build_reinforcement import build_reinforcement_learner, policy_shape
-from fewstep.experiments.config import (
+from fewstep.experiments.execution import build_execution
+from fewstep.experiments.sections import (
     Averaging,
     ConvNetModel,
     CustomModel,
@@ -22,12 +23,10 @@ from fewstep.experiments.config import (
     MetaAlgorithm,
     MlpModel,
     Pretrained,
-    Recipe,
     ReinforceLoss,
     SinusoidTasks,
     TableTasks,
 )
-from fewstep.experiments.execution import build_execution
 from fewstep.learners.averaging import AveragingLearner
 from fewstep.learners.nearest_neighbour import NearestNeighbour
 from fewstep.learners.pretrained import PretrainedLearner, feature_network, few_shot_network
@@ -40,6 +39,7 @@ from fewstep.models.mlp import mlp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fewstep.experiments.config import Recipe
     from fewstep.learners.supervised import Loss, OptimizerFactory
     from fewstep.rl.environment import Environment
 

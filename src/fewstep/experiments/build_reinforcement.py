@@ -9,7 +9,7 @@ from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.running import plain, traced
 from fewstep.core.trust_region import TrustRegion
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import EnvironmentTasks, LocomotionTasks, NavigationTasks, Recipe, ReinforceLoss
+from fewstep.experiments.sections import EnvironmentTasks, LocomotionTasks, NavigationTasks, ReinforceLoss
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.rl.policy import outputs_for, policy_for
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.core.algorithms import Algorithm
+    from fewstep.experiments.config import Recipe
     from fewstep.rl.environment import Environment
 
 _AT_ONCE = 2

@@ -4,385 +4,40 @@ A recipe is a TOML file that lists what differs from the defaults here. Whatever
 impossible is a `RecipeError` that names the file, the key and the valid keys.
 """
 
-# ruff: noqa: RUF012 (pydantic copies mutable defaults)
-
 from __future__ import annotations
 
-import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PositiveFloat,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from fewstep.experiments.config_rl import (
+from fewstep.experiments.sections import (
+    Averaging,
+    ConvNetModel,
+    CustomModel,
+    CustomTasks,
     EnvironmentTasks,
+    Evaluate,
+    Execution,
+    FolderTasks,
+    GlyphsTasks,
+    ImageTasks,
     LocomotionTasks,
+    Loss,
+    Meta,
+    MetaAlgorithm,
+    MiniImagenetTasks,
+    MlpModel,
     NavigationTasks,
+    NonNegativeInt,
+    Normalization,
+    OmniglotTasks,
+    Pretrained,
     ReinforceLoss,
-    check_reinforcement,
+    Section,
+    SinusoidTasks,
+    TableTasks,
+    Validation,
 )
-from fewstep.experiments.section import NonNegativeInt, PositiveInt, Section, Size
-
-Split = Literal["train", "val", "test"]
-
-
-def _sum_to_one(fractions: list[float]) -> list[float]:
-    if not math.isclose(sum(fractions), 1):
-        raise ValueError("tasks.fractions must sum to 1")
-    return fractions
-
-
-Fractions = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3), AfterValidator(_sum_to_one)]
-"""Shares of meta-train, meta-validation and meta-test."""
-Normalization = Literal["transductive", "support", "running"]
-Method = Literal["finetune", "nearest_neighbour"]
-Distance = Literal["euclidean", "cosine"]
-
-
-class SinusoidTasks(Section):
-    """y = A sin(x - phi); see `fewstep.tasks.sinusoid`."""
-
-    kind: Literal["sinusoid"]
-    shots: PositiveInt = 10
-    queries: PositiveInt = 10
-    reveal: bool = False
-    """Append amplitude and phase to the inputs: the oracle."""
-    pool: PositiveInt | None = None
-    """Meta-train on this many fixed sinusoids instead of the whole distribution."""
-
-
-class ImageTasks(Section):
-    """N-way, K-shot classification of images; see `fewstep.tasks.few_shot`."""
-
-    ways: Annotated[int, Field(ge=2, le=10**6)] = 5
-    shots: PositiveInt = 1
-    queries: PositiveInt = 1
-    rotate: bool = False
-    """Rotate each class of each task by 0, 90, 180 or 270 degrees."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels (1 for grey levels, 3 for colours), height and width of a prepared image."""
-        return 1, 28, 28
-
-
-class OmniglotTasks(ImageTasks):
-    """Handwritten characters; see `fewstep.tasks.omniglot`."""
-
-    kind: Literal["omniglot"]
-    rotate: bool = True
-
-
-class GlyphsTasks(ImageTasks):
-    """Characters of many scripts, drawn from fonts: no download; see `fewstep.tasks.glyphs`."""
-
-    kind: Literal["glyphs"]
-
-
-class MiniImagenetTasks(ImageTasks):
-    """Photographs of 100 kinds of things; see `fewstep.tasks.miniimagenet`."""
-
-    kind: Literal["miniimagenet"]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Red, green and blue; height and width."""
-        return 3, 84, 84
-
-
-class FolderTasks(ImageTasks):
-    """The user's own pictures, in a folder for each class; see `fewstep.tasks.folder`."""
-
-    kind: Literal["folder"]
-    path: str
-    """Folder or zip archive, relative to the recipe."""
-    image_size: Annotated[int, Field(gt=0, le=1024)] = 84
-    channels: Literal[1, 3] = 3
-    invert: Literal["auto"] | bool = False
-    """Turn dark on light into light on dark, for grey levels; "auto": where the border is light."""
-    fit: Literal["pad", "crop", "stretch"] = "pad"
-    """What is done to pictures that are not square."""
-    fractions: Fractions = [0.7, 0.15, 0.15]
-    """Of the classes, unless the folder holds `train`, `val` and `test`."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a prepared picture."""
-        return self.channels, self.image_size, self.image_size
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.invert is not False and self.channels == 3:
-            raise ValueError("tasks.invert goes with tasks.channels = 1: colours are not inverted")
-        return self
-
-
-class TableTasks(Section):
-    """The user's own table; see `fewstep.tasks.table`."""
-
-    kind: Literal["table"]
-    path: str
-    """CSV or Parquet file, relative to the recipe; `bundled:NAME` is one that comes with fewstep."""
-    task: str
-    """Column that says to which task a row belongs."""
-    inputs: Annotated[list[str], Field(min_length=1)]
-    targets: Annotated[list[str], Field(min_length=1)]
-    shots: PositiveInt = 5
-    queries: PositiveInt | None = None
-    """Query rows per task; by default all that are not in the support set."""
-    fractions: Fractions = [0.7, 0.15, 0.15]
-    """Of the tasks."""
-
-
-class CustomTasks(EnvironmentTasks):
-    """A task distribution passed from Python; with loss.kind = "reinforce", an environment."""
-
-    kind: Literal["custom"]
-
-
-class MlpModel(Section):
-    """Fully connected; see `fewstep.models.mlp`."""
-
-    kind: Literal["mlp"]
-    context: Annotated[int, Field(ge=0, le=10**6)] = 0
-    """Features (of images: channels) that are parameters, appended to every input; see `fewstep.models.context`."""
-    hidden: list[Size] = [40, 40]
-    init: Literal["torch", "xavier"] = "torch"
-    init_std: PositiveFloat | None = None
-    norm: Literal["none", "batch"] = "none"
-    norm_gain: bool = False
-    norm_eps: PositiveFloat = 1e-3
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.init != "torch" and self.init_std is not None:
-            raise ValueError("model.init_std and model.init = 'xavier' exclude each other: remove one")
-        if self.context and self.norm == "batch":
-            raise ValueError(
-                "model.context has no effect with model.norm = 'batch', which takes away what all examples share: "
-                "use model.norm = 'none', or model.kind = 'convnet'"
-            )
-        return self
-
-
-class ConvNetModel(Section):
-    """Convolutional classifier; see `fewstep.models.convnet`."""
-
-    kind: Literal["convnet"]
-    context: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Channels that are parameters, appended to every image; see `fewstep.models.context`."""
-    filters: Size = 64
-    blocks: Annotated[int, Field(gt=0, le=10)] = 4
-    """Each halves the image: at most 4 for 28 pixels, which are 1 after four, and 6 for 84."""
-    downsample: Literal["stride", "max_pool"] = "stride"
-    pool: Literal["mean", "flatten"] = "mean"
-    norm_gain: bool = False
-    norm_eps: PositiveFloat = 1e-3
-    head_std: PositiveFloat | None = None
-
-
-class CustomModel(Section):
-    """A module passed from Python."""
-
-    kind: Literal["custom"]
-
-
-class Loss(Section):
-    """What is descended, inside and outside."""
-
-    kind: Literal["mse", "cross_entropy", "custom"]
-    scale: float | Literal["ways"] = 1.0
-    """Factor on the mean over examples; "ways": the number of classes, as in the paper's code."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.scale != "ways" and not (self.scale > 0 and math.isfinite(self.scale)):
-            raise ValueError("loss.scale must be positive")
-        return self
-
-
-class MetaAlgorithm(Section):
-    """A gradient-based meta-learner; see `fewstep.core.algorithms`."""
-
-    kind: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "joint"]
-    inner_lr: PositiveFloat = 0.01
-    steps: NonNegativeInt = 1
-    """Inner steps in training; `joint` takes none."""
-    rule: Literal["sgd", "momentum", "adam", "learned_sgd"] = "sgd"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    per: Literal["scalar", "tensor", "parameter"] = "parameter"
-    """What has a learned rate of its own (rule `learned_sgd`)."""
-    clip: PositiveFloat | None = None
-    """Bound on every element of the inner gradient."""
-    head: str = "head.*"
-    """Pattern of the head's parameters, for anil and boil."""
-    only: list[str] = []
-    """Patterns of the parameters that the inner loop adapts; empty: all."""
-    except_: list[str] = Field(default=[], alias="except")
-    """Patterns of the parameters that it does not adapt."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        changed = {n for n, f in MetaAlgorithm.model_fields.items() if getattr(self, n) != f.default}
-        if self.kind == "joint":
-            if self.steps and "steps" in self.model_fields_set:
-                raise ValueError("joint takes no inner steps in training: remove algorithm.steps")
-            object.__setattr__(self, "steps", 0)
-        elif self.steps == 0:
-            raise ValueError(f"{self.kind} needs at least one inner step: raise algorithm.steps, or use joint")
-        if self.kind == "meta_sgd" and self.rule != "sgd":
-            raise ValueError("meta_sgd is the rule learned_sgd: remove algorithm.rule")
-        if "per" in changed and self.rule != "learned_sgd":
-            raise ValueError("algorithm.per goes with algorithm.rule = 'learned_sgd'")
-        if "momentum" in changed and self.rule != "momentum":
-            raise ValueError("algorithm.momentum goes with algorithm.rule = 'momentum'")
-        if self.rule == "learned_sgd" and self.kind in ("reptile", "joint"):
-            raise ValueError(f"{self.kind} cannot learn rates: use another algorithm.rule")
-        if "head" in changed and self.kind not in ("anil", "boil"):
-            raise ValueError("algorithm.head goes with anil and boil; others choose with algorithm.only")
-        return self
-
-
-class Averaging(Section):
-    """Separate networks, one per task, averaged (appendix C); see `fewstep.learners.averaging`."""
-
-    kind: Literal["averaging"]
-    inner_lr: PositiveFloat = 0.01
-    regularizer: Literal["none", "l2", "to_mean"] = "none"
-    strength: PositiveFloat = 1e-3
-
-    @property
-    def steps(self) -> int:
-        """None while training."""
-        return 0
-
-
-class Pretrained(Section):
-    """A classifier of all meta-train classes, then of few (section 5.2); see `fewstep.learners.pretrained`."""
-
-    kind: Literal["pretrained"]
-    classes: Annotated[int, Field(ge=2, le=10**6)]
-    """Meta-train classes: outputs of the pretrained classifier."""
-    method: Method = "finetune"
-    """How it solves a task, in validation too: a new head and gradient steps, or the nearest support example."""
-    inner_lr: PositiveFloat = 0.01
-    """Of fine-tuning."""
-    steps: NonNegativeInt = 10
-    """Of fine-tuning, where nothing else is said."""
-    head_std: Annotated[float, Field(ge=0)] = 0.0
-    """Standard deviation of the new head's weights."""
-    distance: Distance = "euclidean"
-    """Between features of neighbours."""
-
-
-class Meta(Section):
-    """The outer loop."""
-
-    optimizer: Literal["adam", "adamw", "sgd", "trpo"] = "adam"
-    """"trpo" for reinforcement learning, and only there; see `fewstep.core.trust_region`."""
-    lr: PositiveFloat = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the optimizer sgd."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Of all that the outer loop learns, learned rates included."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How `lr` goes from its value to 0 over the iterations."""
-    batch_size: Size = 25
-    """Tasks per meta-update; images, for `algorithm.kind = "pretrained"`."""
-    iterations: NonNegativeInt = 10_000
-    max_kl: PositiveFloat = 0.01
-    """Of the optimizer trpo: how far a meta-update may change the adapted policies."""
-    curvature: Literal["exact", "finite_differences"] = "exact"
-    """Of the optimizer trpo."""
-    curvature_tasks: PositiveInt | None = None
-    """Of the optimizer trpo: tasks that the curvature is measured on, by default all; fewer are faster."""
-    clip_value: PositiveFloat | None = None
-    clip_norm: PositiveFloat | None = None
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError("meta.momentum goes with meta.optimizer = 'sgd'")
-        return self
-
-
-class Validation(Section):
-    """Watching meta-validation tasks while training, to keep the best meta-parameters."""
-
-    every: PositiveInt = 1000
-    tasks: PositiveInt = 200
-    steps: NonNegativeInt | None = None
-    """Inner steps after which tasks are scored; by default as many as in training."""
-    shots: PositiveInt | None = None
-    """Support examples; by default as many as in training."""
-    queries: PositiveInt | None = None
-    """Query examples; by default as many as in training."""
-    patience: PositiveInt | None = None
-    """Stop after this many validations without improvement."""
-
-
-class Variant(Section):
-    """A further evaluation beside the first, different in what it gives."""
-
-    shots: PositiveInt | None = None
-    queries: PositiveInt | None = None
-    normalization: Normalization | None = None
-    method: Method | None = None
-
-
-class Evaluate(Section):
-    """What `fewstep evaluate` does by default."""
-
-    tasks: PositiveInt = 600
-    steps: NonNegativeInt = 10
-    shots: PositiveInt | None = None
-    """By default as many as in training; queries and normalization likewise."""
-    queries: PositiveInt | None = None
-    normalization: Normalization | None = None
-    method: Method | None = None
-    """Of a pretrained classifier; by default that of the algorithm."""
-    trajectories: Size | None = None
-    """Of an environment: episodes for each step and each result; by default as many as in training."""
-    later_steps: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Of reinforcement learning: factor on inner steps after the first, in validation too."""
-    variants: list[Variant] = []
-    """Printed beside it."""
-    seed: int = 0
-    """Of the evaluation tasks: the same for runs of every seed."""
-    tune_inner_lr: list[PositiveFloat] = []
-    """Step sizes to choose from, on meta-validation tasks, before testing (the paper's pretrained baseline)."""
-    tune_distance: list[Distance] = []
-    """Distances between neighbours to choose from, likewise."""
-
-
-class Execution(Section):
-    """How the map over tasks runs; see `fewstep.core.over_tasks`."""
-
-    over_tasks: Literal["auto", "vectorized", "sequential"] = "auto"
-    chunk_size: PositiveInt | None = None
-    """Tasks computed together; by default all. Environments' tasks are thousands of actions each: 2 are fastest."""
-    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
-    """Threads inside operations; by default torch's choice. Small networks are fastest with 1."""
-    compile: bool = False
-    """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
-    and loss are fewstep's own and the run is long enough to pay for it. Those of your own must depend on nothing but
-    their arguments: no counters, schedules or branches on Python state."""
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Of products and convolutions: "tf32" rounds their factors on GPUs that have it, "bf16" computes those of the
-    meta-gradient in bfloat16 (`core.products`). Evaluation and all else stay in float32."""
-    remat: bool = False
-    """Compute inner steps again rather than keep them (`core.stepwise`): memory hardly grows with their number."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.chunk_size is not None and self.over_tasks == "sequential":
-            raise ValueError("execution.chunk_size goes with 'auto' and 'vectorized'")
-        return self
-
 
 PAYS_TO_COMPILE = {"mlp": 20_000, "convnet": 2_000}
 """Iterations from which compiling saves more time than it takes, by the kind of model."""
@@ -473,7 +128,69 @@ class Recipe(Section):
             "execution.chunk_size": self.execution.chunk_size is not None,
             "execution.compile": self.execution.compile,
             "execution.remat": self.execution.remat,
+            "execution.precision = 'bf16'": self.execution.precision == "bf16",
         }
         if any(ignored.values()):
             named = ", ".join(key for key, given in ignored.items() if given)
             raise ValueError(f"algorithm.kind = 'averaging' cannot follow {named}: remove it")
+
+
+def check_reinforcement(recipe: Recipe) -> None:
+    """Check that what belongs to reinforcement learning comes together, and nothing else with it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    reinforces = recipe.loss.kind == "reinforce"
+    if recipe.tasks.kind != "custom" and reinforces != isinstance(recipe.tasks, EnvironmentTasks):
+        raise ValueError(f"loss.kind = {recipe.loss.kind!r} does not fit tasks.kind = {recipe.tasks.kind!r}")
+    if reinforces != (recipe.meta.optimizer == "trpo"):
+        raise ValueError(
+            f"meta.optimizer = 'trpo' goes with loss.kind = 'reinforce': got {recipe.meta.optimizer!r} and "
+            f"{recipe.loss.kind!r}"
+        )
+    given = _given_for_reinforcement(recipe)
+    if not reinforces and any(given.values()):
+        raise ValueError(f"{_named(given)} goes with loss.kind = 'reinforce': remove it")
+    ignored = _without_meaning(recipe)
+    if reinforces and any(ignored.values()):
+        raise ValueError(f"loss.kind = 'reinforce' cannot follow {_named(ignored)}: remove it")
+
+
+def _given_for_reinforcement(recipe: Recipe) -> dict[str, bool]:
+    return {
+        "meta.max_kl": _changed(recipe.meta, "max_kl"),
+        "meta.curvature": _changed(recipe.meta, "curvature"),
+        "meta.curvature_tasks": _changed(recipe.meta, "curvature_tasks"),
+        "evaluate.trajectories": recipe.evaluate.trajectories is not None,
+        "evaluate.later_steps": _changed(recipe.evaluate, "later_steps"),
+        "tasks.trajectories": recipe.tasks.kind == "custom" and _changed(recipe.tasks, "trajectories"),
+        "tasks.reveal": recipe.tasks.kind == "custom" and _changed(recipe.tasks, "reveal"),
+    }
+
+
+def _without_meaning(recipe: Recipe) -> dict[str, bool]:
+    outer = ("lr", "momentum", "weight_decay", "schedule", "clip_value", "clip_norm")
+    examples = ("shots", "queries")
+    kind = recipe.algorithm.kind
+    return {
+        f"algorithm.kind = {kind!r}": kind in ("reptile", "averaging", "pretrained"),
+        "model.norm": getattr(recipe.model, "norm", "none") != "none",
+        "normalization": recipe.normalization != "transductive",
+        "execution.compile": recipe.execution.compile,
+        "execution.remat": recipe.execution.remat,
+        "execution.precision = 'bf16'": recipe.execution.precision == "bf16",
+        "evaluate.variants": bool(recipe.evaluate.variants),
+        **{f"meta.{name}": _changed(recipe.meta, name) for name in outer},
+        **{f"validation.{name}": getattr(recipe.validation, name) is not None for name in examples},
+        **{f"evaluate.{name}": getattr(recipe.evaluate, name) is not None for name in examples},
+    }
+
+
+def _changed(section: Section, name: str) -> bool:
+    field: Any = type(section).model_fields[name]
+    return getattr(section, name) != field.default
+
+
+def _named(given: dict[str, bool]) -> str:
+    return ", ".join(key for key, is_given in given.items() if is_given)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.build_reinforcement import build_environment
-from fewstep.experiments.config import (
+from fewstep.experiments.sections import (
     FolderTasks,
     GlyphsTasks,
     ImageTasks,
     MiniImagenetTasks,
     OmniglotTasks,
     Pretrained,
-    Recipe,
     ReinforceLoss,
     SinusoidTasks,
     Split,
@@ -34,6 +33,7 @@ from fewstep.tasks.sinusoid import Sinusoid
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.experiments.config import Recipe
     from fewstep.rl.environment import Environment
     from fewstep.tasks.task import TaskDistribution
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
-from fewstep.experiments.config import Method
 from fewstep.experiments.data import DATA_SETS, load_data
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
@@ -24,6 +23,7 @@ from fewstep.experiments.runs import (
     recipe_of,
     stored_data,
 )
+from fewstep.experiments.sections import Method
 from fewstep.experiments.transfer import transferred
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from fewstep.core.normalization import Normalization
     from fewstep.experiments.build import BuiltLearner
-    from fewstep.experiments.config import Evaluate, Recipe, Split
+    from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import CustomTasks, Data
+    from fewstep.experiments.sections import Evaluate, Split
     from fewstep.learners.supervised import Loss
     from fewstep.training.records import RunFolder
 

@@ -8,10 +8,11 @@ from fewstep.core.over_tasks import LARGE_IMAGE, auto, sequential, vectorized
 from fewstep.core.products import bfloat16
 from fewstep.core.running import Run, captured, compiled, plain, traced
 from fewstep.core.stepwise import outer_gradients, stepwise
-from fewstep.experiments.config import ImageTasks, Recipe, TableTasks
+from fewstep.experiments.sections import ImageTasks, TableTasks
 
 if TYPE_CHECKING:
     from fewstep.core.types import OverTasks
+    from fewstep.experiments.config import Recipe
 
 
 def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:

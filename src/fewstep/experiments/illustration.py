@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from fewstep.core.types import Batch
     from fewstep.experiments.build import BuiltLearner
-    from fewstep.experiments.config import Evaluate
     from fewstep.experiments.data import Data
+    from fewstep.experiments.sections import Evaluate
     from fewstep.learners.supervised import Adapted
     from fewstep.tasks.task import Curve, TaskDistribution
     from fewstep.training.records import RunFolder

@@ -15,7 +15,6 @@ from fewstep.core.rules import selected
 from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.build import build_learner, build_model, metric_of
-from fewstep.experiments.config import MetaAlgorithm
 from fewstep.experiments.evaluate_run import data_of, described, number, points, tuned
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -27,6 +26,7 @@ from fewstep.experiments.runs import (
     recipe_of,
     stored_data,
 )
+from fewstep.experiments.sections import MetaAlgorithm
 from fewstep.learners.inspection import feature_learning, sensitivity
 from fewstep.learners.supervised import SupervisedLearner
 from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured, share_and_ci95
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.experiments.build import BuiltLearner
-    from fewstep.experiments.config import Evaluate, Recipe, Split
+    from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
+    from fewstep.experiments.sections import Evaluate, Split
     from fewstep.learners.supervised import Loss
     from fewstep.tasks.task import TaskDistribution
     from fewstep.training.records import RunFolder

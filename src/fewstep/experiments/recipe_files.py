@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import PAYS_TO_COMPILE, Evaluate, Meta, Recipe
-from fewstep.experiments.config_rl import ENVIRONMENTS
+from fewstep.experiments.config import PAYS_TO_COMPILE, Recipe
+from fewstep.experiments.sections import ENVIRONMENTS, Evaluate, Meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -10,8 +10,8 @@ import torch
 from fewstep.core.rng import derived_seed, generator
 from fewstep.core.trees import index
 from fewstep.errors import FewstepError
-from fewstep.experiments.loading import load
-from fewstep.experiments.runs import open_run, recipe_of
+from fewstep.experiments.build_reinforcement import build_environment
+from fewstep.experiments.runs import load_learner, open_run, recipe_of
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.rl.trajectories import Mdp
 
@@ -61,7 +61,7 @@ def render(
     recipe = recipe_of(folder)
     if recipe.loss.kind != "reinforce" or recipe.tasks.kind == "custom":
         raise _no_robot(folder)
-    learner = load(folder, checkpoint=checkpoint)
+    learner = load_learner(folder, recipe, checkpoint, environment=build_environment(recipe))
     assert isinstance(learner, ReinforcementLearner)
     environment = learner.environment
     seen = environment.environment if isinstance(environment, Revealed) else environment

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.experiments.build import BuiltLearner
-    from fewstep.experiments.config import Recipe, Split
+    from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
+    from fewstep.experiments.sections import Split
     from fewstep.learners.supervised import Loss
     from fewstep.rl.environment import Environment
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import ImageTasks, LocomotionTasks, TableTasks
 from fewstep.experiments.recipe_files import load_recipe
+from fewstep.experiments.sections import ImageTasks, LocomotionTasks, TableTasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

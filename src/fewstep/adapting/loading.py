@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fewstep.adapting.classifier import is_adapted, load_adapted
 from fewstep.errors import FewstepError
-from fewstep.experiments.adapted_folder import is_adapted, load_adapted
 from fewstep.experiments.build_reinforcement import build_environment
 from fewstep.experiments.runs import load_learner, open_run, recipe_of
 from fewstep.training.records import RunFolder

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_model
-from fewstep.experiments.config import ImageTasks, MetaAlgorithm
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import learner_from, meta_file, open_run, recipe_of, stored_data
+from fewstep.experiments.sections import ImageTasks, MetaAlgorithm
 from fewstep.learners.heads import head_name, ways_of
 from fewstep.tasks.images import Preparation
 

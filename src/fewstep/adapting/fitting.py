@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, get_args
 
 from fewstep.errors import NonFiniteError, RecipeError
 from fewstep.experiments.build import build_algorithm, mean_squared_error
-from fewstep.experiments.config import MetaAlgorithm
 from fewstep.experiments.runs import checked_device
+from fewstep.experiments.sections import MetaAlgorithm
 from fewstep.learners.heads import HeadPolicy, balanced_cross_entropy, head_name, with_head, with_ways
 from fewstep.learners.supervised import SupervisedLearner
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from fewstep.adapting.initialisation import Initialisation
     from fewstep.core.algorithms import Algorithm
     from fewstep.core.normalization import Normalization
     from fewstep.core.types import Batch
-    from fewstep.experiments.initialisation import Initialisation
     from fewstep.learners.supervised import Adapted, Loss
 
 DEFAULT_HEAD: HeadPolicy = "prototype"

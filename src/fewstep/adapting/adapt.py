@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fewstep.adapting.classifier import AdaptedClassifier, check_prepared, is_adapted, load_adapted
+from fewstep.adapting.fitting import fit_classifier, head_policy
+from fewstep.adapting.initialisation import initialisation, preparation_of
 from fewstep.core.types import Batch
 from fewstep.errors import DataError, RecipeError
-from fewstep.experiments.adapted import AdaptedClassifier, check_prepared
-from fewstep.experiments.adapted_folder import is_adapted, load_adapted
-from fewstep.experiments.config import GlyphsTasks, OmniglotTasks
-from fewstep.experiments.fitting import fit_classifier, head_policy
-from fewstep.experiments.initialisation import initialisation, preparation_of
+from fewstep.experiments.sections import GlyphsTasks, OmniglotTasks
 from fewstep.tasks.images import list_classes, read_pictures
 
 if TYPE_CHECKING:

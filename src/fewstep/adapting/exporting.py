@@ -8,18 +8,16 @@ import logging
 import warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
 from fewstep.errors import FewstepError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from torch import Tensor
-
-    from fewstep.experiments.adapted import AdaptedClassifier
+    from torch import Tensor, nn
 
 Format: TypeAlias = Literal["onnx", "torch"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
@@ -45,23 +43,24 @@ def check_exportable(format: Format) -> None:  # noqa: A002  (its name on the co
         )
 
 
-def exported(classifier: AdaptedClassifier, format: Format) -> bytes:  # noqa: A002
+def exported(module: nn.Module, images: Tensor, about: Mapping[str, Any], format: Format) -> bytes:  # noqa: A002
     """The module for any number of pictures: float32 images in [0, 1] `[pictures, channels, height, width]` to logits.
 
-    Names of the classes and the preparation of pictures come along, as JSON in the ONNX file's metadata `fewstep` or
-    the torch file's extra file `fewstep.json`.
+    Args:
+        module: In evaluation mode.
+        images: Some such images, on which the export must agree with the module.
+        about: Comes along, as JSON in the ONNX file's metadata `fewstep` or the torch file's extra file `fewstep.json`.
+        format: Of which program.
 
     Raises:
         FewstepError: It cannot be written, or computes something else than the module.
     """
     check_exportable(format)
-    about = json.dumps({"classes": classifier.classes, "preparation": classifier.preparation.to_dict()})
-    images = torch.cat(list(classifier.support.values())).float() / 255
     write, read = {"onnx": (_write_onnx, _read_onnx), "torch": (_write_torch, _read_torch)}[format]
     try:
         with _quietly():
-            raw = write(classifier, images, about)
-            _compare(classifier, read(raw), images, format)
+            raw = write(module, images, json.dumps(about))
+            _compare(module, read(raw), images, format)
     except FewstepError:
         raise
     except Exception as error:  # exporters raise errors of many kinds
@@ -87,10 +86,10 @@ def _quietly() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _compare(classifier: AdaptedClassifier, function: Callable[[Tensor], Tensor], images: Tensor, name: str) -> None:
+def _compare(module: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor, name: str) -> None:
     """On all support pictures at once, and on one alone."""
     for batch in (images, images[:1]):
-        expected, came = classifier.module(batch), function(batch)
+        expected, came = module(batch), function(batch)
         if expected.shape != came.shape or not torch.allclose(expected, came, rtol=_TOLERANCE, atol=_TOLERANCE):
             raise FewstepError(
                 f"The {name} file must compute what the module does: on {len(batch)} support pictures it does not. It "
@@ -98,14 +97,14 @@ def _compare(classifier: AdaptedClassifier, function: Callable[[Tensor], Tensor]
             )
 
 
-def _program(classifier: AdaptedClassifier, images: Tensor) -> torch.export.ExportedProgram:
+def _program(module: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
     several = images.repeat(2, 1, 1, 1)  # one picture would be taken for the only number there is
-    return torch.export.export(classifier.module, (several,), dynamic_shapes=({0: torch.export.Dim("pictures")},))
+    return torch.export.export(module, (several,), dynamic_shapes=({0: torch.export.Dim("pictures")},))
 
 
-def _write_torch(classifier: AdaptedClassifier, images: Tensor, about: str) -> bytes:
+def _write_torch(module: nn.Module, images: Tensor, about: str) -> bytes:
     buffer = io.BytesIO()
-    torch.export.save(_program(classifier, images), buffer, extra_files={"fewstep.json": about})
+    torch.export.save(_program(module, images), buffer, extra_files={"fewstep.json": about})
     return buffer.getvalue()
 
 
@@ -113,9 +112,9 @@ def _read_torch(raw: bytes) -> Callable[[Tensor], Tensor]:
     return torch.export.load(io.BytesIO(raw)).module()
 
 
-def _write_onnx(classifier: AdaptedClassifier, images: Tensor, about: str) -> bytes:
+def _write_onnx(module: nn.Module, images: Tensor, about: str) -> bytes:
     program = torch.onnx.export(
-        _program(classifier, images), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
+        _program(module, images), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
     )
     assert program is not None
     program.model.metadata_props["fewstep"] = about
