@@ -399,6 +399,38 @@ def reproduce(
 
 
 @app.command()
+def tune(
+    recipe: RecipeArgument,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe value; may be repeated."),
+    ] = None,
+    rounded: Annotated[bool, typer.Option("--rounded", help="Try products of fewer digits too.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.0, help="To time each way in each of two rounds.")] = 3.0,
+    data: DataOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Time the ways to execute a recipe on this machine, and tell the fastest; compiling takes minutes."""
+    with messages.status("Loading") as status:
+        from fewstep.experiments.tune_run import tune as tune_run
+        from fewstep.reporting.tables import timings_table
+
+        ways = tune_run(
+            recipe,
+            settings=settings or [],
+            data=data,
+            device=device,
+            rounded=rounded,
+            seconds=seconds,
+            progress=lambda what: status.update(f"Timing {what}"),
+        )
+    output.print(timings_table(ways))
+    words = ["fewstep", "train", recipe, *(w for s in [*(settings or []), *ways[0].settings] for w in ("--set", s))]
+    words += [*(["--data", str(data)] if data else []), *(["--device", device] if device != "cpu" else [])]
+    output.print(f"Fastest: {shlex.join(words)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def adapt(
     run: Annotated[
         str,

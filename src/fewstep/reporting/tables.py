@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -25,7 +26,7 @@ from fewstep.reporting.reading import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from fewstep.reporting.reading import Entry
 
@@ -93,6 +94,18 @@ def recipes_table(recipes: Mapping[str, str]) -> Table:
     table.add_column("what it is")
     for name, what in recipes.items():
         table.add_row(Text(name), Text(what))
+    return table
+
+
+def timings_table(ways: Iterable[tuple[Sequence[str], float, float, float]]) -> Table:
+    """Ways to execute a recipe: their settings, and the seconds of a first and of later iterations, and of all."""
+    table = empty_table()
+    table.add_column("execution", overflow="fold")
+    for name in ("first iteration, s", "then, ms", "all iterations"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for settings, first, later, whole in ways:
+        what = " ".join(setting.removeprefix("execution.") for setting in settings)
+        table.add_row(*map(Text, (what, f"{first:.2f}", f"{1e3 * later:.3g}", str(timedelta(seconds=round(whole))))))
     return table
 
 

@@ -1,0 +1,133 @@
+"""`fewstep tune`: which way to execute a recipe is fastest on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from fewstep.core.rng import generator
+from fewstep.errors import RecipeError
+from fewstep.experiments.build import build_learner
+from fewstep.experiments.data import load_data
+from fewstep.experiments.recipe_files import load_recipe
+from fewstep.experiments.runs import checked_device, computing_as, shots_and_queries
+from fewstep.experiments.sections import MetaAlgorithm, ReinforceLoss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from fewstep.experiments.config import Recipe
+
+_LEAST = 3
+"""Meta-iterations in a round, however long they take."""
+_ROUNDS = 2
+
+
+class Timed(NamedTuple):
+    """A way to execute a recipe, and what it took.
+
+    Attributes:
+        settings: Of the recipe, as for `--set`.
+        first: Seconds until the first meta-update was done, compiling included.
+        later: Seconds of a further one, the median.
+        whole: Seconds that all of the recipe's iterations would take so, without validation.
+    """
+
+    settings: tuple[str, ...]
+    first: float
+    later: float
+    whole: float
+
+
+def tune(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    settings: Iterable[str] = (),
+    data: Path | None = None,
+    device: str = "cpu",
+    rounded: bool = False,
+    seconds: float = 3.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Timed]:
+    """Time each way to execute a recipe; all of them compute the same, unless rounding is allowed.
+
+    Args:
+        recipe: A bundled name, a TOML file, or the values of a recipe.
+        settings: `key=value` strings over the recipe; what they say of its execution is not varied.
+        data: Folder that holds the data sets, for recipes that need one.
+        device: Where to compute.
+        rounded: Whether to try products in bfloat16 too.
+        seconds: Timed in each of two rounds, so that a slow minute of the machine meets all ways.
+        progress: Told what is next.
+
+    Returns:
+        The ways, the one that ends soonest first.
+
+    Raises:
+        FewstepError: The recipe or its data are at fault, or it needs objects from Python.
+    """
+    base = load_recipe(recipe, settings)
+    if "custom" in (base.tasks.kind, base.model.kind, base.loss.kind):
+        raise RecipeError(
+            f"Only what a recipe describes can be tuned: {base.name} takes a model, tasks or a loss from Python. Time "
+            "`learner.step` there."
+        )
+    device = checked_device(device)
+    loaded = load_data(base, data, device=device)
+    tasks = loaded.distribution("train", *shots_and_queries(base))
+    batches = [tasks.sample(base.meta.batch_size, generator(base.seed, "tune", i)) for i in range(_LEAST)]
+    runs: dict[tuple[str, ...], tuple[_Execution, list[float]]] = {}
+    for candidate in _candidates(base, settings, device, rounded=rounded):
+        progress(", ".join(candidate))
+        asked = load_recipe(recipe, [*settings, *candidate])
+        learner = build_learner(asked, environment=loaded.environment, device=device)
+        execution = _Execution(asked, learner, batches)
+        runs[candidate] = execution, [execution.seconds()]
+    for _ in range(_ROUNDS):
+        for candidate, (execution, taken) in runs.items():
+            progress(", ".join(candidate))
+            end, least = time.perf_counter() + seconds, len(taken) + _LEAST
+            while len(taken) < least or time.perf_counter() < end:
+                taken.append(execution.seconds())
+    timed = [_timed(candidate, taken, base.meta.iterations) for candidate, (_, taken) in runs.items()]
+    return sorted(timed, key=lambda each: each.whole)
+
+
+class _Execution:
+    """A learner, and the next of its meta-iterations."""
+
+    def __init__(self, recipe: Recipe, learner: Any, batches: list[Any]) -> None:
+        self._recipe, self._learner, self._batches = recipe, learner, itertools.cycle(batches)
+
+    def seconds(self) -> float:
+        """What one takes."""
+        batch = next(self._batches)
+        with computing_as(self._recipe):
+            start = time.perf_counter()
+            self._learner.step(batch)  # which reads its loss, and so waits for the device
+            return time.perf_counter() - start
+
+
+def _candidates(base: Recipe, settings: Iterable[str], device: str, *, rounded: bool) -> Iterator[tuple[str, ...]]:
+    fixed = {setting.replace(" ", "").partition("=")[0] for setting in settings}
+    choices: dict[str, list[Any]] = {}
+    if device == "cpu":
+        choices["execution.threads"] = sorted({1, os.cpu_count() or 1, torch.get_num_threads()})
+    if isinstance(base.algorithm, MetaAlgorithm) and not isinstance(base.loss, ReinforceLoss):
+        choices["execution.compile"] = ["false", "true"]
+        choices["execution.precision"] = ["float32", *(["tf32"] if device != "cpu" else []), "bf16"] if rounded else []
+    varied = {key: values for key, values in choices.items() if values and key not in fixed}
+    for values in itertools.product(*varied.values()):
+        yield tuple(f"{key}={value}" for key, value in zip(varied, values, strict=True))
+
+
+def _timed(settings: tuple[str, ...], taken: list[float], iterations: int) -> Timed:
+    first, *rest = taken
+    later = statistics.median(rest)
+    return Timed(settings, first, later, first + later * max(iterations - 1, 0))
