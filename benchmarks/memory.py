@@ -56,11 +56,13 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.memory", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--limit", type=float, default=24, help="GiB")
     parser.add_argument("--verify", action="store_true", help="do a meta-iteration of the largest problems too")
+    parser.add_argument("--only", choices=WAYS, help="one of the workloads")
     parser.add_argument("--patience", type=float, default=1800, help="seconds that one measurement may take")
     args = parser.parse_args()
     print("| one task of | inner steps | | GiB at ways | largest number of ways |", flush=True)
     print("|---|---|---|---|---|", flush=True)
-    for name, at in WAYS.items():
+    for name in [args.only] if args.only else WAYS:
+        at = WAYS[name]
         for steps in STEPS:
             for peer, words in EXECUTIONS.items():
                 problem = replace(WORKLOADS[name], tasks=1, steps=steps)

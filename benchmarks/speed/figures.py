@@ -45,6 +45,9 @@ def curves(axes: Any, cases: list[Case]) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), marker="o", color=COLOURS[peer], label=peer)
     axes.set(xscale="log", yscale="log", xlabel=cases[0]["varied"][0], ylabel="ms for one meta-iteration")
+    values = [case["varied"][1] for case in cases]
+    axes.set_xticks(values, labels=map(str, values))
+    axes.minorticks_off()
     axes.set_title(f"{title(cases[0])}, {cases[0]['order']}-order, {cases[0]['device']}")
 
 

@@ -20,7 +20,7 @@ def read(path: Path) -> list[Case]:
 
 def identity(case: Case) -> tuple[Any, ...]:
     """What makes two cases the same measurement: the later one replaces the earlier."""
-    return case["workload"], case["order"], case["device"], case["shrunk"], str(case["varied"])
+    return case["workload"], case["order"], case["device"], case["shrunk"], tuple(case["varied"] or ())
 
 
 def merge(path: Path, case: Case) -> None:
@@ -41,7 +41,7 @@ def merge(path: Path, case: Case) -> None:
 def best_peers(cases: list[Case], workload: str, order: str, device: str, count: int = 2) -> list[str]:
     """The fastest peers of a workload as measured before, without fewstep and one variant of each tool."""
     for case in cases:
-        if identity(case) == (workload, order, device, False, "None"):
+        if identity(case) == (workload, order, device, False, ()):
             timed = {name: peer["median"] for name, peer in case["peers"].items() if peer["status"] == "timed"}
             fastest: dict[str, str] = {}
             for name in sorted(timed, key=lambda name: timed[name]):
