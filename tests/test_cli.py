@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 from PIL import Image
 
+from fewstep.experiments.recipe_files import load_recipe
 from fewstep.training.records import RunFolder
 
 TINY = ["--set", "meta.iterations=6", "--set", "meta.batch_size=4", "--set", "model.hidden=[8]"]
@@ -43,6 +45,19 @@ def test_recipes_lists_every_bundled_recipe_with_what_it_is(fewstep):
     assert code == 0
     assert "sinusoid-10shot" in out
     assert "MAML on sinusoid regression, 10 shots" in out
+
+
+def test_a_bundled_recipe_can_be_read_and_trained_as_a_file(fewstep, tmp_path):
+    code, out, _ = fewstep("recipes", "navigation-random")
+    assert code == 0
+    assert "iterations = 0" in out
+    (tmp_path / "mine.toml").write_text(out)
+    assert load_recipe(tmp_path / "mine.toml").meta.iterations == 0
+
+
+def test_the_version_is_told(fewstep):
+    code, out, _ = fewstep("--version")
+    assert (code, out) == (0, f"fewstep {metadata.version('fewstep')}\n")
 
 
 def test_train_evaluate_plot_and_compare_work_together(fewstep, trained, tmp_path):
@@ -151,14 +166,17 @@ def test_resume_of_a_finished_run_exits_at_once_with_zero(fewstep, trained):
         (["data", "check", "nowhere"], "there is no nowhere"),
         (["data", "check", "."], "there are none. Check the path"),
         (["data", "miniimagenet", "."], "Put miniimagenet/ there, with train, val and test"),
-        (["evaluate", "nowhere"], "no such folder"),
+        (["evaluate", "nowhere"], "there is no nowhere. Ready are: glyphs-5way-1shot"),
         (["evaluate", "."], "no config.json"),
         (["plot", "nowhere"], "no such folder"),
         (["compare", "nowhere"], "no such folder"),
         (["evaluate"], "RUN"),
         (["frobnicate"], "frobnicate"),
+        (["train", "navigaton"], "Did you mean navigation?"),
+        (["recipes", "navigaton"], "Did you mean navigation?"),
+        (["train", "navigation", "--set", "meta.max_kl=0"], "navigation with meta.max_kl=0 is not a possible recipe"),
         (["evaluate", "x", "--shots", "0"], "--shots"),
-        (["inspect", "nowhere"], "no such folder"),
+        (["inspect", "nowhere"], "there is no nowhere"),
         (["inspect", "sinusoid-10shot", "--steps", "0"], "--steps"),
         (["inspect", "sinusoid-10shot", "--head", "neck.*"], "--head must match a parameter of the model: 'neck.*'"),
         (["inspect", "sinusoid-10shot", "--out", "figure.bmp"], "figure.bmp"),
@@ -226,6 +244,25 @@ def test_a_finished_run_goes_on_where_more_iterations_are_asked_for(fewstep, tra
     longer = [*TINY, "--set", "meta.iterations=9"]
     assert fewstep("train", "sinusoid-10shot", *longer, "--out", run, "--resume")[0] == 0
     assert RunFolder(run).metrics()[-1]["iteration"] == 9
+
+
+def test_a_recipe_that_asks_for_more_iterations_than_a_run_was_begun_with_says_how_to_get_them(fewstep, trained):
+    code, _, err = fewstep("train", "sinusoid-10shot", *TINY[2:], "--out", trained(), "--resume")
+    assert code == 0
+    assert "begun with 6 iterations, of the recipe's 70000: add --set meta.iterations=70000" in " ".join(err.split())
+
+
+def test_one_file_gets_the_first_figure_that_all_runs_have_data_for(fewstep, trained, tmp_path):
+    code, _, err = fewstep("train", "sinusoid-10shot", *TINY, "--set", "meta.iterations=0", "--out", "random")
+    assert code == 0, err
+    for run in (trained(), "random"):
+        assert fewstep("evaluate", run)[0] == 0
+    code, out, _ = fewstep("plot", "run", "random", "--out", "both.png")
+    assert (code, out) == (0, "Wrote both.png\n")
+    assert fewstep("plot", "run")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "plots").iterdir()}
+    assert fewstep("plot", "run", "random", "--figure", "steps")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_an_existing_run_is_refused_by_name_of_resume(fewstep, trained):

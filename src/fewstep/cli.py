@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
 
@@ -101,12 +102,32 @@ class Figure(StrEnum):
     adaptation = "adaptation"
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"fewstep {metadata.version('fewstep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Few shots, few steps: model-agnostic meta-learning for any PyTorch module."""
+
+
 @app.command()
-def recipes() -> None:
-    """List the bundled recipes."""
-    from fewstep.experiments.recipe_files import bundled_recipes
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, to be shown as a file.")] = None,
+) -> None:
+    """List the bundled recipes, or show one."""
+    from fewstep.experiments.recipe_files import bundled_recipes, bundled_text
     from fewstep.reporting.tables import recipes_table
 
+    if name is not None:
+        print(bundled_text(name), end="")
+        return
     output.print(recipes_table(bundled_recipes()))
     output.print("Train one with: fewstep train NAME", highlight=False)
 
@@ -143,7 +164,13 @@ def train(
         if out is not None and seeds is not None:
             folder = out.with_name(f"{out.name}-seed{loaded.seed}")
         if resume:
-            loaded = load_recipe(recipe, with_recorded_choices(folder, asked))
+            wanted, loaded = loaded.meta.iterations, load_recipe(recipe, with_recorded_choices(folder, asked))
+            if wanted > loaded.meta.iterations:
+                messages.print(
+                    f"{folder} was begun with {loaded.meta.iterations} iterations, of the recipe's {wanted}: add "
+                    f"--set meta.iterations={wanted} to go on to these.",
+                    soft_wrap=True,
+                )
         jobs.append((loaded, folder))
     if len(jobs) > 1:
         for loaded, folder in jobs:  # before hours go by

@@ -227,6 +227,21 @@ def test_one_task_or_a_diverged_step_leaves_a_gap_and_is_named(tmp_path):
     plots.learning_curve_figure([("lost", lost)], tmp_path / "lost.png")
 
 
+def test_what_is_not_adapted_is_one_point_with_its_interval(tmp_path):
+    figure = plots._learning_curves([("a", evaluation([-2.0], [0.3], metric="return", recipe="x"))])
+    (axes,) = figure.axes
+    ((x, y),) = lines(axes).values()
+    assert (x, y) == ([0], [-2.0])
+    assert [tuple(segment[:, 1]) for segment in axes.containers[0][2][0].get_segments()] == [(-2.3, -1.7)]
+    low, high = axes.get_xlim()
+    assert high - low >= 1
+
+
+def test_one_record_of_training_is_a_point(tmp_path):
+    figure = plots._training({"a": make_run(tmp_path / "a", metrics=[train(100, 3.0)])})
+    assert figure.axes[0].lines[0].get_marker() == "o"
+
+
 @pytest.mark.parametrize(("last", "scale"), [(0.5, "linear"), (0.01, "log"), (1e6, "log"), (-1.0, "linear")])
 def test_errors_far_apart_get_a_logarithmic_axis(last, scale, tmp_path):
     entries = [("a", evaluation([1.0, last], [0.1, 5.0], recipe="x"))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -34,6 +35,21 @@ def bundled_recipes() -> dict[str, str]:
     return found
 
 
+def bundled_text(name: str) -> str:
+    """The file of a recipe that comes with fewstep.
+
+    Raises:
+        RecipeError: There is none of this name.
+    """
+    if name not in bundled_recipes():
+        near = get_close_matches(name, bundled_recipes(), n=1)
+        raise RecipeError(
+            f"NAME must be one of the bundled recipes: got {name!r}. "
+            f"{f'Did you mean {near[0]}?' if near else 'See `fewstep recipes`.'}"
+        )
+    return (resources.files("fewstep.experiments") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+
+
 def load_recipe(
     source: str | Path | Mapping[str, Any],
     settings: Iterable[str] = (),
@@ -53,8 +69,10 @@ def load_recipe(
         RecipeError: It cannot be read, or is not a possible experiment.
     """
     where, values = _read(source, where)
+    settings = list(settings)
     for setting in settings:
         _set(values, setting)
+    where = f"{where} with {', '.join(settings)}" if settings else where
     _fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
@@ -135,9 +153,10 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
         except (OSError, ValueError) as error:
             raise RecipeError(f"A recipe must be a readable TOML file: {path}: {error}.") from None
     else:
+        near = get_close_matches(str(source), bundled_recipes(), n=1)
         raise RecipeError(
             f"RECIPE must be a bundled name or the path of a .toml file: got {str(source)!r}. "
-            f"Bundled are: {', '.join(bundled_recipes())}."
+            f"{f'Did you mean {near[0]}? ' if near else ''}Bundled are: {', '.join(bundled_recipes())}."
         )
     try:
         values = tomllib.loads(text)
@@ -241,7 +260,7 @@ def _explain_one(detail: ErrorDetails) -> str:
         return f"{key}.kind: {context.get('tag')!r} is unknown. Valid kinds: {context.get('expected_tags')}."
     message = detail["msg"].removeprefix("Value error, ")
     got = "" if isinstance(detail["input"], BaseModel | dict) else f", got {detail['input']!r}"
-    return f"{key + ': ' if key else ''}{message}{got}. Valid keys here: {valid}."
+    return f"{key + ': ' if key else ''}{message}{got}."
 
 
 def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:

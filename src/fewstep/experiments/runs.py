@@ -45,7 +45,14 @@ def open_run(run: str | Path | RunFolder) -> RunFolder:
     """
     if isinstance(run, RunFolder):
         return run
-    return RunFolder(READY / str(run) if not Path(run).exists() and str(run) in ready() else run)
+    if Path(run).exists():
+        return RunFolder(run)
+    if str(run) not in ready():
+        raise RunError(
+            f"RUN must be the folder of a run made by `fewstep train`, or a ready initialisation: there is no {run}. "
+            f"Ready are: {', '.join(ready())}."
+        )
+    return RunFolder(READY / str(run))
 
 
 def standardization(run: str | Path | RunFolder) -> Standardization:

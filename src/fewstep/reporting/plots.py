@@ -172,6 +172,9 @@ def _learning_curves(entries: Sequence[Entry]) -> Figure:
                 draw_published(axes, paper, styles[name])
         dress(axes, title=_panel_title(curves[0][1]), x="Gradient steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        low, high = axes.get_xlim()
+        if high - low < 1:  # where nothing adapts, there is one step to show
+            axes.set_xlim(low - 0.5, high + 0.5)
     metric: str = entries[0][1]["metric"]
     figure.supylabel(sentence(METRICS.get(metric, metric)), fontsize=9, color=INK)
     drawn = [np.asarray(line.get_ydata(), float) for axes in grid for line in axes.lines]
@@ -224,6 +227,8 @@ def draw_curve(axes: Axes, name: str, points: Sequence[Point], style: Style) -> 
     label = literal(name if lost is None else f"{name} (not finite from step {lost})")
     steps, means = [point.step for point in points], [point.mean for point in points]
     axes.plot(steps, means, color=style.colour, ls=style.dashes, marker="o", ms=3.2, lw=1.6, label=label, zorder=4)
+    if len(points) == 1:  # no band is as wide as one point
+        axes.errorbar(steps, means, [points[0].plus_minus], color=style.colour, elinewidth=1.2, capsize=2.5, zorder=4)
     low, high = ([p.mean + sign * p.plus_minus for p in points] for sign in (-1, 1))
     axes.fill_between(steps, low, high, color=style.colour, alpha=0.16, lw=0, zorder=2)
 
@@ -326,7 +331,18 @@ def _draw_losses(axes: Axes, label: str, points: Sequence[tuple[int, float]], st
         axes.plot(iterations, losses, color=style.colour, ls=style.dashes, lw=0.7, alpha=0.3, zorder=2)
     around = [losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses))]
     means = [sum(near) / len(near) for near in around]
-    axes.plot(iterations, means, color=style.colour, ls=style.dashes, lw=1.5, label=literal(label), zorder=3)
+    marker = "o" if len(points) == 1 else ""  # no line goes through one point
+    axes.plot(
+        iterations,
+        means,
+        color=style.colour,
+        ls=style.dashes,
+        lw=1.5,
+        marker=marker,
+        ms=4,
+        label=literal(label),
+        zorder=3,
+    )
 
 
 def _draw_validations(
@@ -346,7 +362,7 @@ def _draw_validations(
         scores = [finite(record["score"]) for record in records]
         best = min(range(len(scores)), key=lambda i: (math.isnan(scores[i]), scores[i]))
         axes.plot(iterations, values, color=colour, ls=dashes, lw=1.5, label=literal(label), zorder=3)
-        axes.plot(iterations[best], values[best], "o", ms=6, mfc="white", mec=colour, mew=1.4, zorder=4)
+        axes.plot(iterations[best], values[best], "o", ms=6, mfc="white", mec=colour, mew=1.4, zorder=4, clip_on=False)
     what = _VALIDATED.get(metric, "Meta-validation score\n(lower is better)")
     dress(axes, y=what, x="Meta-iterations")
     _set_scale(axes, shown, metric)

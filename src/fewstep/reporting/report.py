@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewstep.errors import RunError
+from fewstep.reporting.drawing import check_path
 from fewstep.reporting.groups import grouped_by_seed
 from fewstep.reporting.plots import adaptation_figure, learning_curve_figure, training_figure
 from fewstep.reporting.reading import illustrations
@@ -29,7 +30,7 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
         paths: Run folders.
         out: The file of one figure; by default each goes to `plots/` in the first run's folder.
         figure: "training" (loss or return against iterations), "steps" (metric against gradient steps) or "adaptation"
-            (predictions or walks before and after); by default all that the runs have data for, "training" for `out`.
+            (predictions or walks before and after); by default all that the runs have data for, for `out` the first.
 
     Returns:
         The files written.
@@ -38,13 +39,13 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
         RunError: A folder is no run, or the runs lack what the figure shows.
     """
     runs = _labelled(paths)
-    if out is not None:
-        _draw(figure or "training", runs, out)
-        return [out]
-    folder = _plots(next(iter(runs.values())))
+    several = f"-of-{len(runs)}-runs" if len(runs) > 1 else ""  # beside those of the first run alone
+    folder = _plots(next(iter(runs.values()))) if out is None else check_path(out).parent
     written: list[Path] = []
     for name in FIGURES if figure is None else (figure,):
-        path = folder / f"{name}.png"
+        if out is not None and written:
+            break
+        path = out or folder / f"{name}{several}.png"
         try:
             _draw(name, runs, path)
         except RunError:

@@ -112,6 +112,9 @@ class RunFolder:
             )
         self.config: dict[str, Any] = stored["recipe"]
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any], versions: dict[str, Any]) -> RunFolder:
         """Write what a run begins with; call it with the folder `locked`.
