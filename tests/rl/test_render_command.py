@@ -26,6 +26,9 @@ def test_a_film_has_a_row_for_each_task_and_a_column_for_each_number_of_steps(tm
     with Image.open(tmp_path / "film.gif") as film:
         assert film.size == (2 * 480, 360)
         assert film.n_frames > 1
+        captions = film.convert("L").crop((0, 0, 2 * 480, 19))
+    assert captions.getpixel((1, 1)) == 0
+    assert [captions.crop((x, 0, x + 480, 19)).getextrema()[1] > 200 for x in (0, 480)] == [True, True]
 
 
 def test_what_is_no_robot_cannot_be_filmed(tmp_path):

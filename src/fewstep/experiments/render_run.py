@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from fewstep.core.rng import derived_seed, generator
 from fewstep.core.trees import index
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 SECONDS_PER_PICTURE = 0.04
 """Of the film; what a robot does in real time."""
+_CAPTION = 13
+"""Height of captions, in pixels."""
 
 
 def render(
@@ -78,7 +81,9 @@ def render(
         for step in steps:
             policy = learner.policy.as_module(index(adapted[step], number))
             stream = generator(seed, "render", number)  # one initial state, whatever the number of steps
-            films.append(frames(seen, record(seen, task, _acting(policy, reveal), stream), every=every))
+            film = frames(seen, record(seen, task, _acting(policy, reveal), stream), every=every)
+            told = ", ".join(f"{value:.3g}" for value in task.tolist())
+            films.append(_captioned(film, f"{recipe.tasks.kind} {told}, {_after(step)}"))
         rows.append(np.concatenate(_equally_long(films), axis=2))
     write_gif(out, np.concatenate(_equally_long(rows), axis=1), every * seen.duration)
     return drawn.flatten().tolist()
@@ -118,6 +123,19 @@ def _revealing(task: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _as_is(observations: Tensor) -> Tensor:
     return observations
+
+
+def _after(steps: int) -> str:
+    return f"after {steps} gradient step{'s' * (steps != 1)}" if steps else "before adaptation"
+
+
+def _captioned(film: np.ndarray, text: str) -> np.ndarray:
+    """A film `[time, height, width, 3]` with words in its upper rows."""
+    strip = Image.new("RGB", (film.shape[2], _CAPTION + 6))
+    ImageDraw.Draw(strip).text((4, 2), text, "white", ImageFont.load_default(_CAPTION))
+    film = film.copy()
+    film[:, : strip.height] = np.asarray(strip)
+    return film
 
 
 def _equally_long(films: list[np.ndarray]) -> list[np.ndarray]:
