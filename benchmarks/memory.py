@@ -51,6 +51,14 @@ def largest(at: tuple[int, int], peaks: tuple[float, float], limit: float) -> in
     return int(at[1] + (limit - peaks[1]) / slope)
 
 
+def verified(problem: Workload, peer: str, patience: float) -> str:
+    """What came of a problem at the limit, in words."""
+    try:
+        return f"measured: {peak(problem, peer, patience):.1f} GiB"
+    except WorkerError as error:
+        return str(error)
+
+
 def main() -> None:
     """Print a Markdown table, line by line."""
     parser = argparse.ArgumentParser("python -m benchmarks.memory", description=(__doc__ or "").partition("\n")[0])
@@ -69,12 +77,11 @@ def main() -> None:
                 try:
                     few, many = (peak(replace(problem, ways=ways), peer, args.patience) for ways in at)
                     ways = largest(at, (few, many), args.limit)
-                    cell = f"{ways:,}"
-                    if args.verify:
-                        cell += f" (measured: {peak(replace(problem, ways=ways), peer, args.patience):.1f} GiB)"
-                    measured = f"{few:.2f} at {at[0]}, {many:.2f} at {at[1]}"
+                    measured, cell = f"{few:.2f} at {at[0]}, {many:.2f} at {at[1]}", f"{ways:,}"
                 except WorkerError as error:
-                    measured, cell = str(error), "-"
+                    measured, cell, ways = str(error), "-", 0
+                if args.verify and ways:
+                    cell += f" ({verified(replace(problem, ways=ways), peer, args.patience)})"
                 print(f"| {name} | {steps} | {words} | {measured} | {cell} |", flush=True)
 
 

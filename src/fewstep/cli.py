@@ -157,6 +157,7 @@ def train(
         from fewstep.experiments.train_run import existing_run, with_recorded_choices
     chosen = _seeds(seeds) if seeds is not None else [seed]
     jobs: list[tuple[Recipe, Path]] = []
+    wanted: dict[Path, int] = {}
     for number in chosen:
         asked = [*(settings or []), *([] if number is None else [f"seed={number}"])]
         loaded = load_recipe(recipe, asked)
@@ -164,13 +165,8 @@ def train(
         if out is not None and seeds is not None:
             folder = out.with_name(f"{out.name}-seed{loaded.seed}")
         if resume:
-            wanted, loaded = loaded.meta.iterations, load_recipe(recipe, with_recorded_choices(folder, asked))
-            if wanted > loaded.meta.iterations:
-                messages.print(
-                    f"{folder} was begun with {loaded.meta.iterations} iterations, of the recipe's {wanted}: add "
-                    f"--set meta.iterations={wanted} to go on to these.",
-                    soft_wrap=True,
-                )
+            wanted[folder] = loaded.meta.iterations
+            loaded = load_recipe(recipe, with_recorded_choices(folder, asked))
         jobs.append((loaded, folder))
     if len(jobs) > 1:
         for loaded, folder in jobs:  # before hours go by
@@ -180,8 +176,16 @@ def train(
         again += ["--seed", str(loaded.seed), *(["--data", str(data)] if data else [])]
         again += [*(["--device", device] if device != "cpu" else []), "--out", str(folder), "--resume"]
         _train_one(loaded, folder, shlex.join(again), data, device, resume)
-        output.print(f"Trained {loaded.name}: {folder}", highlight=False, soft_wrap=True)
-        output.print(f"Next: fewstep evaluate {folder}", highlight=False, soft_wrap=True)
+        output.print(f"Trained {loaded.name}: {folder}", highlight=False, soft_wrap=True, markup=False)
+        more = wanted.get(folder, 0)
+        if more > loaded.meta.iterations and loaded.meta.schedule == "constant":
+            messages.print(
+                f"The run has its {loaded.meta.iterations} iterations; the recipe now says {more}. To go on to these, "
+                f"add --set meta.iterations={more}.",
+                soft_wrap=True,
+                markup=False,
+            )
+        output.print(f"Next: fewstep evaluate {folder}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _seeds(text: str) -> list[int | None]:
@@ -420,9 +424,9 @@ def reproduce(
     finally:  # what there is, also where it comes to a stop
         if rows:
             output.print(reproduction_table(title, rows))
-        if rows and table.startswith("figure"):
-            returns_figure(title, rows, out / f"{table}.png")
-            output.print(f"Wrote {out / table}.png", highlight=False, soft_wrap=True)
+    if table.startswith("figure"):
+        returns_figure(title, rows, out / f"{table}.png")
+        output.print(f"Wrote {out / table}.png", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -454,7 +458,7 @@ def tune(
     output.print(timings_table(ways))
     words = ["fewstep", "train", recipe, *(w for s in [*(settings or []), *ways[0].settings] for w in ("--set", s))]
     words += [*(["--data", str(data)] if data else []), *(["--device", device] if device != "cpu" else [])]
-    output.print(f"Fastest: {shlex.join(words)}", highlight=False, soft_wrap=True)
+    output.print(f"Fastest: {shlex.join(words)}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -402,8 +402,12 @@ def _at_least_two(classes: np.ndarray) -> np.ndarray:
 
 
 def _fractions(pixels: np.ndarray) -> np.ndarray:
-    """Whole numbers from 0 to 255, or fractions from 0 to 1 -> fractions, float64."""
-    most = 255 if pixels.dtype.kind in "iu" else 1
+    """Whole numbers from 0 to 255, or fractions from 0 to 1 -> fractions, float64.
+
+    Floating-point numbers are whole ones where they all are, and one is above 1.
+    """
+    levels = pixels.dtype.kind in "iu" or (len(pixels) > 0 and pixels.max() > 1 and bool((pixels % 1 == 0).all()))
+    most = 255 if levels else 1
     if len(pixels) and (pixels.min() < 0 or pixels.max() > most):
         raise ValueError(
             f"Pixels must be whole numbers from 0 to 255 or fractions from 0 to 1: got {pixels.dtype} from "

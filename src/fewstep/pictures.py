@@ -99,11 +99,12 @@ def adapt_to_pictures(
 
 def predict_pictures(classifier: AdaptedClassifier, path: Path) -> Predicted:
     """Classify a picture, or all pictures of a folder or zip archive, at any depth."""
-    from fewstep.adapting.classifier import printable
+    from fewstep.adapting.classifier import printable, tell_of_empty
     from fewstep.tasks.images import list_pictures, read_pictures
 
     files = list_pictures(path)
     images = read_pictures(files, classifier.preparation)
+    tell_of_empty(files, images, classifier.preparation)
     return Predicted(images, classifier.named_predictions([printable(str(file)) for file in files], images))
 
 

@@ -359,3 +359,38 @@ def test_with_ways_leaves_the_module_as_it_was():
     module = small_module()
     assert with_ways(module, 9).head.out_features == 9
     assert module.head.out_features == 5
+
+
+def test_files_and_folders_are_named_by_strings_or_paths(support, queries):
+    adapted = fewstep.adapt(READY, {"bar": str(support / "bar"), "cross": [str(support / "cross" / "0.png")]})
+    expected = adapted.predict(queries)
+    assert adapted.predict([str(query) for query in queries]) == expected
+    folder = queries[0].parent
+    assert adapted.predict(folder) == adapted.predict(str(folder)) == expected
+    assert adapted.predict(str(queries[0])) == adapted.predict(queries[:1])
+
+
+def test_pictures_that_are_no_files_are_refused_by_type(support):
+    adapted = fewstep.adapt(READY, support)
+    for pictures in ([Image.new("L", (9, 9))], Image.new("L", (9, 9)), None):
+        with pytest.raises(DataError, match=r"str or Path.*got (Image|NoneType)"):
+            adapted.predict(pictures)
+
+
+def test_pictures_without_a_drawing_are_warned_of(support, tmp_path, caplog):
+    for file in (support / "bar" / "empty.png", tmp_path / "blank.png"):
+        Image.new("L", (50, 50), 255).save(file)
+    adapted = fewstep.adapt(READY, support)
+    assert "No drawing was found in: " in caplog.text
+    assert "empty.png" in caplog.text
+    caplog.clear()
+    adapted.predict([tmp_path / "blank.png", support / "cross" / "0.png"])
+    assert "blank.png" in caplog.text
+    assert "0.png" not in caplog.text
+
+
+def test_a_class_folder_without_pictures_is_an_error(support):
+    (support / "forgotten").mkdir()
+    (support / "forgotten" / "notes.txt").write_text("no picture")
+    with pytest.raises(DataError, match="must hold pictures: there are none in forgotten"):
+        fewstep.adapt(READY, support)

@@ -175,7 +175,7 @@ def test_an_unreadable_folder_is_one_clear_error(fewstep, support, monkeypatch):
     ("words", "told"),
     [
         (["adapt", "sinusoid-10shot", "--support", "mine"], "trained on sinusoid tasks"),
-        (["adapt", "nowhere", "--support", "mine"], "no such folder"),
+        (["adapt", "nowhere", "--support", "mine"], "there is no nowhere"),
         (["adapt", READY, "--support", "mine", "--out", "mine"], "must be a new or empty folder"),
         (["adapt", READY, "--support", "mine", "--out", "mine/bar/0.png"], "must be a folder"),
         (["adapt", READY, "--support", "mine", "--predict", "nowhere"], "nowhere"),
@@ -204,3 +204,15 @@ def test_bad_pictures_to_predict_are_one_clear_error(fewstep, adapted, tmp_path)
     assert "note.png" in fewstep("predict", adapted, "note.png")[2]
     assert fewstep("predict", adapted, "nowhere.png")[0] == 2
     assert "run" in fewstep("evaluate", adapted)[2]
+
+
+def test_paths_that_lead_nowhere_are_said_to(fewstep, adapted):
+    for words in (
+        ("predict", adapted, "nope.png"),
+        ("adapt", READY, "--support", "nope.png"),
+        ("data", "check", "nope.png"),
+    ):
+        code, _, err = fewstep(*words)
+        assert code != 0
+        assert "there is no nope.png" in " ".join(err.split())
+        assert "--data" not in err

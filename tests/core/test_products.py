@@ -9,17 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from fewstep import SupervisedLearner
-from fewstep.core import algorithms
+from fewstep.core import algorithms, running
 from fewstep.core.context import exactly
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import QueryGradient, meta_gradient
 from fewstep.core.over_tasks import auto, sequential, vectorized
 from fewstep.core.products import bfloat16
+from fewstep.core.rng import generator
 from fewstep.core.rules import Sgd
 from fewstep.core.running import compiled, plain, traced
 from fewstep.core.stepwise import stepwise
 from fewstep.core.trees import tree_map
 from fewstep.core.types import MetaParams
+from fewstep.experiments.build import build_learner
+from fewstep.experiments.data import load_data
+from fewstep.experiments.recipe_files import load_recipe
 
 from .problems import SmallNet, draw, regression_tasks, seeded, supervised
 from .test_modules import CASES, tasks_for
@@ -87,9 +91,67 @@ def test_what_is_added_to_a_product_keeps_its_digits() -> None:
     assert torch.equal(halved, (bias / 2 + 6).expand(3, 2))
 
 
-def test_other_types_are_left_alone() -> None:
-    left, right = draw(3, 4), draw(4, 2)  # in float64
-    assert torch.equal(bfloat16()(torch.mm)(left, right), left @ right)
+def test_a_term_that_counts_for_nothing_may_be_anything() -> None:
+    nothing, ones = torch.full((1, 2, 2), torch.nan), torch.ones(1, 2, 2)
+    assert torch.equal(bfloat16()(lambda: torch.baddbmm(nothing, ones, ones, beta=0))(), 2 * ones)
+
+
+def test_the_bias_of_a_convolution_and_its_gradient_keep_their_digits() -> None:
+    bias = torch.tensor([256.0 + 2**-12], requires_grad=True)
+    along = torch.tensor([[[[1.0, 2**-12]]]])
+
+    def gradient() -> tuple[Tensor, Tensor]:
+        outputs = nn.functional.conv2d(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 1, requires_grad=True), bias)
+        return outputs.detach(), torch.autograd.grad(outputs, bias, along)[0]
+
+    outputs, of_bias = bfloat16()(gradient)()
+    assert outputs.flatten().tolist() == [256.0 + 2**-12] * 2
+    assert of_bias.item() == 1 + 2**-12
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_other_types_are_left_alone(kind: torch.dtype) -> None:
+    left, right = draw(3, 4).to(kind), draw(4, 2).to(kind)
+    product = bfloat16()(torch.mm)(left, right)
+    assert torch.equal(product, left @ right)
+    assert product.dtype == kind
+
+
+@pytest.mark.parametrize("wrong", [lambda leaf: 0 * leaf, lambda leaf: 3 * leaf])
+def test_a_compiled_function_that_is_wrong_beyond_rounding_is_not_used(
+    monkeypatch: Any, caplog: Any, wrong: Any
+) -> None:
+    monkeypatch.setattr(running, "_compile", lambda function, **_: lambda *args: tree_map(wrong, function(*args)))
+    left, right = draw(8, 40).float(), draw(40, 8).float()
+    product = bfloat16(compiled())(torch.mm)(left, right)
+    assert distance(product, left @ right) < 0.01
+    assert "off by" in caplog.text
+
+
+def test_randomness_is_no_rounding(monkeypatch: Any, caplog: Any) -> None:
+    monkeypatch.setattr(running, "_compile", lambda function, **_: lambda *args: 3 * function(*args))
+    compiled()(lambda x: nn.functional.dropout(x, 0.5))(torch.ones(1000))
+    assert "off by" in caplog.text
+
+
+RECIPES = {
+    "eager": ("sinusoid-10shot", ["execution.compile=false"]),
+    "eager, sequential": ("sinusoid-10shot", ["execution.compile=false", "execution.over_tasks=sequential"]),
+    "recomputed": ("sinusoid-10shot", ["execution.compile=false", "execution.remat=true", "algorithm.steps=2"]),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_way_of_a_recipe_follows_its_precision(name: str) -> None:
+    recipe, settings = RECIPES[name]
+    records: list[dict[str, float]] = []
+    for precision in ("float32", "bf16"):
+        loaded = load_recipe(recipe, [*settings, "model.hidden=[8]", f"execution.precision={precision}"])
+        learner = build_learner(loaded)
+        records.append(learner.step(load_data(loaded).distribution("train", 5, 5).sample(4, generator(0, "x"))))
+    exact, rounded = (record["gradient_norm"] for record in records)
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05)
 
 
 def test_a_learner_trains_with_rounded_products() -> None:

@@ -65,6 +65,25 @@ def test_pictures_that_moved_are_found_where_they_are_now(recipe, tmp_path):
     assert fewstep.evaluate(run, data=tmp_path / "theirs") == before
 
 
+def test_a_table_that_moved_is_found_where_it_is_now(tmp_path, monkeypatch):
+    rows = [f"{task},{x},{task * x}" for task in range(12) for x in range(8)]
+    (tmp_path / "mine.csv").write_text("\n".join(["task,x,y", *rows]))
+    recipe = {"tasks": {"kind": "table", "path": str(tmp_path / "mine.csv"), "task": "task", "inputs": ["x"]}}
+    recipe["tasks"] |= {"targets": ["y"], "shots": 2, "queries": 2}
+    recipe |= {"model": {"kind": "mlp", "hidden": [4]}, "algorithm": {"kind": "maml"}, "meta": {"iterations": 1}}
+    run = fewstep.train(recipe, out=tmp_path / "run")
+    before = fewstep.evaluate(run)
+    (tmp_path / "mine.csv").rename(tmp_path / "theirs.csv")
+    with pytest.raises(DataError, match="--data"):
+        fewstep.evaluate(run)
+    monkeypatch.setenv("FEWSTEP_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert fewstep.evaluate(run, data="theirs.csv") == before
+    fewstep.train(recipe, out=run.path, data="theirs.csv", resume=True, settings=["meta.iterations=2"])
+    with pytest.raises(DataError, match="there is no such file"):  # a new run's recipe says where its table is
+        fewstep.train(recipe, out=tmp_path / "new", data="theirs.csv")
+
+
 def test_pictures_that_changed_end_a_run(recipe, tmp_path):
     run = fewstep.train(recipe, out=tmp_path / "run", settings=TINY)
     shutil.copy(tmp_path / "mine" / "class 0" / "0.png", tmp_path / "mine" / "class 0" / "2.png")

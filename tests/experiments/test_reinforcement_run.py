@@ -208,7 +208,13 @@ def test_the_oracle_of_an_environment_of_your_own_sees_the_task(tmp_path: Path) 
 
 
 def test_what_is_no_environment_is_refused(tmp_path: Path) -> None:
-    for tasks, words in ((object(), "object has no 'observation_size'"), (None, "none were passed")):
+    endless = Push(horizon=0)
+    for tasks, words in (
+        (object(), "object has no 'observation_size'"),
+        (None, "none were passed"),
+        (Push, "the class Push was passed, not one made of it"),
+        (endless, "its horizon must be a whole number of at least 1, and is 0"),
+    ):
         with pytest.raises(RecipeError, match=words):
             library.train(CUSTOM, out=tmp_path / "none", tasks=tasks)
 

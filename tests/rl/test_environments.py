@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from tests.core.problems import assert_same
 
 from fewstep.core.rng import generator
-from fewstep.errors import NonFiniteError
+from fewstep.errors import EpisodeError, NonFiniteError
 from fewstep.rl.environment import Continuous, Transition
 from fewstep.rl.envs.bandit import Bandit
 from fewstep.rl.envs.navigation import Navigation
@@ -108,6 +109,14 @@ class Broken:
     def step(self, actions: Tensor) -> Transition:
         bad = {name: torch.nan if name == self.fault else 0.0 for name in ("observations", "rewards")}
         rewards = torch.zeros_like(actions[..., 0])
+        if self.fault == "broadcast":
+            return Transition(actions, rewards[:1], rewards > 1)
+        if self.fault == "column":
+            return Transition(actions, rewards[..., None], rewards > 1)
+        if self.fault == "not bool":
+            return Transition(actions, rewards, rewards)
+        if self.fault == "features":
+            return Transition(actions.expand(-1, -1, 2), rewards, rewards > 1)
         return Transition(actions * 0 + bad["observations"], rewards + bad["rewards"], rewards > 1)
 
 
@@ -123,6 +132,27 @@ def test_what_is_not_finite_is_named(fault: str) -> None:
         sample_trajectories(environment, act, tasks, 2, 0, LIKE)
 
 
+def test_an_observation_is_the_cause_of_the_actions_that_follow_from_it() -> None:
+    tasks = Mdps(Broken("observations")).sample(2, generator(0))
+    with pytest.raises(NonFiniteError, match=r"observations before adaptation .* from time step 1 on. Look at the env"):
+        sample_trajectories(Broken("observations"), lambda observations, _: observations * 2, tasks, 2, 0, LIKE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("broadcast", "rewards as a tensor [2, 3], of (tasks, trajectories): got torch.float32 [1, 3]"),
+        ("column", "got torch.float32 [2, 3, 1]"),
+        ("not bool", "terminated as a bool tensor [2, 3], of (tasks, trajectories): got torch.float32 [2, 3]"),
+        ("features", "observations as a tensor [2, 3, 1], of (tasks, trajectories, features)"),
+    ],
+)
+def test_what_would_be_broadcast_or_misread_is_refused(fault: str, words: str) -> None:
+    tasks = Mdps(Broken(fault)).sample(2, generator(0))
+    with pytest.raises(EpisodeError, match=re.escape(words)):
+        sample_trajectories(Broken(fault), noisy, tasks, 3, 0, LIKE)
+
+
 def test_no_trajectories_and_no_tasks_are_errors() -> None:
     tasks = Mdps(Navigation()).sample(2, generator(0))
     with pytest.raises(ValueError, match="at least one task and one trajectory: got 2 tasks and 0 trajectories"):
@@ -133,5 +163,7 @@ def test_no_trajectories_and_no_tasks_are_errors() -> None:
 
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (2, 1, 1)])
 def test_a_task_sampler_of_the_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"one row of parameters for each task, \[2, parameters\]: got .* from Broken"):
+    with pytest.raises(
+        EpisodeError, match=r"one row of parameters for each task, \[2, parameters\]: got .* from Broken"
+    ):
         Mdps(Broken(shape=shape)).sample(2, generator(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_actions_are_mapped_to_the_environments_range_and_clipped():
     episodes, _ = environment.reset(torch.ones(1, 1), 1, generator(0))
     for action in ([-1.0, -1.0], [0.0, 0.5], [9.0, 1.0]):
         episodes.step(torch.tensor(action).view(1, 1, 2))
-    taken = environment._runner.environment(0).actions
+    taken = environment._runner._environments[0].actions
     assert [action.tolist() for action in taken] == [[0.0, -4.0], [1.0, 2.0], [2.0, 4.0]]
 
 
@@ -91,7 +92,7 @@ def test_choices_count_from_the_environments_own_start():
     environment = family(toys.make_choosing)
     episodes, _ = environment.reset(torch.ones(2, 1), 1, generator(0))
     episodes.step(torch.tensor([[0], [2]]))
-    assert [environment._runner.environment(slot).actions[0].item() for slot in (0, 1)] == [5, 7]
+    assert [environment._runner._environments[slot].actions[0].item() for slot in (0, 1)] == [5, 7]
 
 
 def test_termination_and_truncation_both_end_an_episode_and_nothing_more_is_paid(two_workers):
@@ -149,6 +150,48 @@ def test_an_action_that_is_no_number_is_an_error_that_says_where():
     actions[1, 0, 1] = torch.nan
     with pytest.raises(NonFiniteError, match="task 1, trajectory 0, at time 0"):
         episodes.step(actions)
+
+
+def test_tasks_that_are_whole_numbers_leave_observations_and_rewards_as_they_are():
+    environment = GymnasiumFamily(toys.make_toy, lambda n, g: torch.randint(1, 2, (n, 1), generator=g), 10)
+    tasks = environment.sample_tasks(2, generator(0))
+    episodes, first = environment.reset(tasks, 2, generator(0))
+    transition = episodes.step(torch.zeros(2, 2, 2))
+    assert {first.dtype, transition.observations.dtype, transition.rewards.dtype} == {torch.get_default_dtype()}
+    assert (transition.rewards != transition.rewards.round()).all()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("four", "`step` gives observation, reward, terminated, truncated and a dict of information: got 4 values"),
+        ("nothing", "got NoneType"),
+        ("old reset", "`reset` gives an observation and a dict of information: got ndarray"),
+        ("rewards", "raised TypeError"),
+        ("shape", "have 4 numbers: got 3"),
+    ],
+)
+def test_an_environment_that_breaks_gymnasiums_protocol_is_told_what_it_is(fault, words):
+    environment = family(toys.Broken.making(fault))
+    with pytest.raises(EpisodeError, match=re.escape(words)):
+        play(environment, [1.0])
+
+
+def test_in_workers_too():
+    with family(toys.make_broken, workers=1) as environment, pytest.raises(EpisodeError, match="got 4 values"):
+        play(environment, [1.0])
+
+
+@pytest.mark.parametrize("drawn", [torch.ones(1), [[1.0]], None])
+def test_a_sampler_that_gives_no_rows_is_an_error_at_once(drawn):
+    with pytest.raises(EpisodeError, match=r"one row of parameters for each task, \[1, parameters\]"):
+        GymnasiumFamily(toys.make_toy, lambda *_: drawn, 10)
+
+
+@pytest.mark.parametrize("options", [{"horizon": 0}, {"horizon": 10, "workers": -1}])
+def test_impossible_numbers_are_refused(options):
+    with pytest.raises(ValueError, match="a horizon of at least 1, and 0 workers or more"):
+        GymnasiumFamily(toys.make_toy, sample, **options)
 
 
 def test_what_cannot_be_sent_to_workers_is_refused_with_what_to_do():

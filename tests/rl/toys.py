@@ -53,6 +53,34 @@ def make_toy(task):
     return Toy(task)
 
 
+class Broken(Toy):
+    """Breaks the protocol of Gymnasium in one way."""
+
+    def __init__(self, task, fault):
+        super().__init__(task)
+        self.fault = fault
+
+    @classmethod
+    def making(cls, fault):
+        return lambda task: cls(task, fault)
+
+    def reset(self, *, seed=None, options=None):
+        observation, about = super().reset(seed=seed)
+        if self.fault == "shape":
+            return observation.ravel()[:3], about
+        return observation if self.fault == "old reset" else (observation, about)
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        if self.fault == "rewards":
+            reward = np.ones(2)
+        return {"four": (observation, reward, False, {}), "nothing": None}.get(self.fault, (observation, reward, *rest))
+
+
+def make_broken(task):
+    return Broken(task, "four")
+
+
 def retask(environment, task):
     environment.task = task
 

@@ -16,7 +16,15 @@ from PIL import Image
 from fewstep.errors import DataError
 from fewstep.tasks import archives
 from fewstep.tasks.archives import Member, Reader
-from fewstep.tasks.images import Preparation, check_pictures, list_classes, read_picture, read_pictures
+from fewstep.tasks.check import check
+from fewstep.tasks.images import (
+    Preparation,
+    check_pictures,
+    folders_without_pictures,
+    list_classes,
+    read_picture,
+    read_pictures,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -268,3 +276,11 @@ def test_pictures_of_kinds_that_are_not_read_are_told_of(tmp_path: Path) -> None
     classes = list_classes(fill(tmp_path, "cat/a.png", "cat/b.heic"))
     with pytest.raises(DataError, match=r"b.heic: no picture of a kind that is read"):
         read_pictures(classes["cat"], GREY)
+
+
+def test_folders_beside_the_classes_that_hold_no_pictures_are_told_of(tmp_path: Path) -> None:
+    for name in ("Greek/alpha", "Greek/empty", "notes", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    Image.new("L", (9, 9)).save(tmp_path / "Greek" / "alpha" / "0.png")
+    assert folders_without_pictures(tmp_path) == ["Greek/empty"]
+    assert "without pictures, and no classes: Greek/empty" in str(check(tmp_path)[0])

@@ -6,10 +6,11 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from fewstep.errors import DataError
-from fewstep.tasks.images import Preparation, read_picture
+from fewstep.tasks.images import Preparation, read_picture, without_drawing
 from fewstep.tasks.ink import clean
 
 CLEANED = Preparation(28, channels=1, invert="auto", clean=True)
@@ -96,3 +97,23 @@ def test_thin_pens_on_large_pages_leave_ink_that_can_be_seen(pen):
     ImageDraw.Draw(page).line([(200, 500), (400, 700), (800, 200)], fill=0, width=pen)
     assert levels(page).max() > 0.7
     assert levels(page).mean() == pytest.approx(levels(drawn()).mean().item(), rel=0.5)
+
+
+@pytest.mark.parametrize(("paper", "ink"), [(100, 60), (60, 20), (30, 0), (200, 255), (150, 220)])
+def test_the_polarity_is_relative_to_the_paper(paper, ink):
+    dim = Image.eval(drawn(), lambda level: round(ink + (paper - ink) * level / 255))
+    assert difference(drawn(), dim) < 0.02
+
+
+def test_light_ink_on_transparency_is_seen_and_dark_ink_stays_as_it_is():
+    clear = Image.new("RGBA", drawn().size)
+    for level in (255, 0):
+        ink = Image.new("RGBA", clear.size, (level, level, level, 255))
+        assert difference(drawn(), Image.composite(clear, ink, drawn())) < 0.005
+
+
+def test_pictures_without_a_drawing_are_told_from_those_with_one():
+    shaded = photographed(Image.new("L", (140, 120), 255))
+    pictures = [drawn(), Image.new("L", (50, 50), 255), shaded, Image.new("L", (1, 1)), photographed(drawn())]
+    images = (255 * torch.stack([levels(each) for each in pictures])).byte().unsqueeze(1)
+    assert without_drawing(images, CLEANED) == [1, 2, 3]

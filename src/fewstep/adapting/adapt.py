@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fewstep.adapting.classifier import AdaptedClassifier, check_prepared, is_adapted, load_adapted
+from fewstep.adapting.classifier import AdaptedClassifier, check_prepared, is_adapted, load_adapted, tell_of_empty
 from fewstep.adapting.fitting import fit_classifier, head_policy
 from fewstep.adapting.initialisation import initialisation, preparation_of
 from fewstep.core.types import Batch
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.sections import GlyphsTasks, OmniglotTasks
-from fewstep.tasks.images import list_classes, read_pictures
+from fewstep.tasks.images import chosen_pictures, folders_without_pictures, list_classes, read_pictures
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
 
-Support: TypeAlias = str | Path | Mapping[str, Sequence[Path] | Tensor]
-"""A folder or zip archive with a folder for each class; or for each class its files, or prepared pictures uint8."""
+Support: TypeAlias = str | Path | Mapping[str, str | Path | Sequence[str | Path] | Tensor]
+"""A folder or zip archive with a folder for each class; or for each class its files (or the
+folder of them), or prepared pictures uint8."""
 
 
 def adapt(
@@ -99,9 +100,16 @@ def _batch(pictures: Mapping[str, Tensor]) -> Batch:
 def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
     if isinstance(support, str | Path):
         classes: Mapping[str, Sequence[Path | Member]] = list_classes(Path(support))
+        if empty := folders_without_pictures(Path(support)):
+            raise DataError(
+                f"Every class folder in {support} must hold pictures: there are none in {', '.join(empty)}. Add some, "
+                "or take the folder away."
+            )
     else:
-        classes = {name: each for name, each in support.items() if not isinstance(each, Tensor)}
-    images = read_pictures(list(chain.from_iterable(classes.values())), preparation)
+        classes = {name: chosen_pictures(each) for name, each in support.items() if not isinstance(each, Tensor)}
+    files = list(chain.from_iterable(classes.values()))
+    images = read_pictures(files, preparation)
+    tell_of_empty(files, images, preparation)
     parts = images.split([len(each) for each in classes.values()])
     read = dict(zip(classes, parts, strict=True))
     if isinstance(support, Mapping):

@@ -12,6 +12,7 @@ Initialisation and support pictures are what is needed to adapt anew with more o
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import chain
@@ -27,7 +28,7 @@ from fewstep.adapting.initialisation import read_initialisation, sha256
 from fewstep.errors import DataError, RunError
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.learners.heads import with_ways
-from fewstep.tasks.images import Preparation, read_pictures
+from fewstep.tasks.images import Preparation, chosen_pictures, read_pictures, without_drawing
 from fewstep.training.checkpoint import save_meta
 from fewstep.training.records import FORMAT, contents, read_json, replaced, write_json
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from fewstep.adapting.initialisation import Initialisation
     from fewstep.learners.heads import HeadPolicy
     from fewstep.tasks.archives import Member
+
+_logger = logging.getLogger(__name__)
 
 _STATE = ("init.safetensors", "support.safetensors", "model.safetensors")
 _EXTRAS = ("contact-sheet.png", *FILES.values())
@@ -105,20 +108,21 @@ class AdaptedClassifier:
         parts = [self.module(part.float() / 255).softmax(1) for part in images.split(_AT_ONCE)]
         return torch.cat(parts) if parts else torch.empty(0, len(self.support))
 
-    def predict(self, pictures: Sequence[Path | Member] | Tensor) -> list[Prediction]:
+    def predict(self, pictures: str | Path | Sequence[str | Path | Member] | Tensor) -> list[Prediction]:
         """Classify pictures.
 
         Args:
-            pictures: Files, or what `probabilities` takes.
+            pictures: A file, a folder or zip archive of them, several files, or what `probabilities` takes.
 
         Raises:
-            DataError: Lists the files that are no readable pictures.
+            DataError: They are something else; or lists the files that are no readable pictures.
         """
         if isinstance(pictures, torch.Tensor):
             return self.named_predictions([str(index) for index in range(len(pictures))], pictures)
-        return self.named_predictions(
-            [printable(str(picture)) for picture in pictures], read_pictures(pictures, self.preparation)
-        )
+        files = chosen_pictures(pictures)
+        images = read_pictures(files, self.preparation)
+        tell_of_empty(files, images, self.preparation)
+        return self.named_predictions([printable(str(file)) for file in files], images)
 
     def named_predictions(self, names: Sequence[str], images: Tensor) -> list[Prediction]:
         """As `predict`, for prepared pictures with names."""
@@ -160,6 +164,14 @@ def check_prepared(images: Tensor, preparation: Preparation) -> None:
             f"Prepared pictures are uint8 [pictures, {', '.join(map(str, shape))}]: got "
             f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}. Give files, or pixels from 0 to 255."
         )
+
+
+def tell_of_empty(files: Sequence[Path | Member], images: Tensor, preparation: Preparation) -> None:
+    """Warn of the files whose prepared pictures show nothing: what a model says of them means nothing."""
+    empty = [printable(str(files[index])) for index in without_drawing(images, preparation)]
+    if empty:
+        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
+        _logger.warning("No drawing was found in: %s%s. Look at these pictures.", ", ".join(empty[:10]), more)
 
 
 def printable(name: str) -> str:

@@ -114,7 +114,12 @@ def _read_torch(raw: bytes) -> Callable[[Tensor], Tensor]:
 
 def _write_onnx(module: nn.Module, images: Tensor, about: str) -> bytes:
     program = torch.onnx.export(
-        _program(module, images), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
+        _program(module, images),
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "pictures"},),
     )
     assert program is not None
     program.model.metadata_props["fewstep"] = about

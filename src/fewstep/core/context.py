@@ -34,13 +34,21 @@ def is_exact() -> bool:
 
 @contextmanager
 def exactly() -> Generator[None]:
-    """Nothing within is rounded to fewer digits than it comes with, whatever the model or the device would do."""
+    """Nothing that is computed within is rounded to fewer digits than it comes with; recordings stay what they are."""
     token = _exact.set(True)
     try:
         with tensor_float(False):
             yield
     finally:
         _exact.reset(token)
+
+
+def allows_tensor_float() -> bool:
+    """Whether a GPU may round the factors of float32 products now."""
+    try:
+        return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    except RuntimeError:  # set in PyTorch's newer way
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.running import plain, traced
@@ -11,6 +12,7 @@ from fewstep.core.trust_region import TrustRegion
 from fewstep.errors import RecipeError
 from fewstep.experiments.sections import EnvironmentTasks, LocomotionTasks, NavigationTasks, ReinforceLoss
 from fewstep.learners.reinforcement import ReinforcementLearner
+from fewstep.rl.environment import Continuous, Discrete
 from fewstep.rl.policy import outputs_for, policy_for
 
 if TYPE_CHECKING:
@@ -53,13 +55,30 @@ def build_environment(recipe: Recipe, custom: Environment | None = None) -> Envi
 def _checked(custom: Environment | None) -> Environment:
     wanted = ("observation_size", "actions", "horizon", "sample_tasks", "reset")
     missing = [name for name in wanted if not hasattr(custom, name)]
-    if custom is None or missing:
-        came = "none was passed (`tasks=`)" if custom is None else f"{type(custom).__name__} has no {missing[0]!r}"
+    wrong = None if custom is None or missing or isinstance(custom, type) else _wrong_value(custom)
+    if custom is None or missing or wrong or isinstance(custom, type):
+        if custom is None:
+            came = "none was passed"
+        elif isinstance(custom, type):
+            came = f"the class {custom.__name__} was passed, not one made of it"
+        else:
+            came = wrong or f"{type(custom).__name__} has no {missing[0]!r}"
         raise RecipeError(
             "With tasks.kind = 'custom' and loss.kind = 'reinforce', tasks are a `fewstep.rl.environment.Environment` "
-            f"from Python: {came}. Pass one to `train`, `evaluate` and `load`."
+            f"from Python: {came}. Pass one: `train(..., tasks=...)`, `evaluate(..., task_distribution=...)`, "
+            "`load(..., environment=...)`."
         )
     return custom
+
+
+def _wrong_value(environment: Environment) -> str | None:
+    for name in ("observation_size", "horizon"):
+        value: Any = getattr(environment, name)
+        if not isinstance(value, Integral) or value < 1:
+            return f"its {name} must be a whole number of at least 1, and is {value!r}"
+    actions: Any = environment.actions
+    known = isinstance(actions, Continuous | Discrete)
+    return None if known else f"its actions must be Continuous or Discrete, and are {actions!r}"
 
 
 def policy_shape(environment: Environment) -> tuple[tuple[int, ...], int]:

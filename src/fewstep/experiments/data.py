@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.build_reinforcement import build_environment
+from fewstep.experiments.runs import checked_device
 from fewstep.experiments.sections import (
     FolderTasks,
     GlyphsTasks,
@@ -89,7 +91,8 @@ def load_data(
     if (tasks.kind == "custom") != (custom is not None):
         raise RecipeError(
             "Tasks are passed from Python if and only if tasks.kind = 'custom': "
-            f"tasks.kind is {tasks.kind!r} and {'some' if custom is not None else 'none'} were passed."
+            f"tasks.kind is {tasks.kind!r} and {'some' if custom is not None else 'none'} were passed. From Python: "
+            "`fewstep.train(..., tasks=...)`, `fewstep.evaluate(..., task_distribution=...)`."
         )
     if isinstance(recipe.loss, ReinforceLoss):
         data = _environment_data(recipe, custom)
@@ -112,9 +115,38 @@ def load_data(
     if stored is not None and stored.get("content_hash") != data.record.get("content_hash"):
         raise DataError(
             f"A run goes on with the data it was trained with: content hash {stored.get('content_hash')} is expected, "
-            f"{data.record.get('content_hash')} came. Restore the data, or train a new run."
+            f"{data.record.get('content_hash')} came. Restore the data, say where they are now with --data, or train a "
+            "new run."
         )
     return data
+
+
+def find_data(
+    recipe: Recipe,
+    stored: Mapping[str, Any] | None,
+    folder: str | Path | None,
+    custom: CustomTasks | None,
+    device: str,
+) -> Data:
+    """The data of a recipe, or of a run that stored their record.
+
+    Args:
+        recipe: Says which.
+        stored: The record; None for a new run.
+        folder: Where data sets lie: else in the folder of FEWSTEP_DATA, else where the run found them. Of a run also
+            where its own folder or table lies now.
+        custom: Tasks from Python.
+        device: Where images are kept.
+
+    Raises:
+        FewstepError: As for `load_data`, or there is no such device.
+    """
+    where = folder
+    if recipe.tasks.kind in DATA_SETS:
+        where = folder or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
+    elif stored is None:
+        where = None  # a new run's recipe says itself where its own data are
+    return load_data(recipe, Path(where) if where else None, custom, stored, checked_device(device))
 
 
 def _sinusoid_data(tasks: SinusoidTasks) -> Data:
@@ -155,7 +187,12 @@ def _folder_data(tasks: FolderTasks, folder: Path | None, stored: Mapping[str, A
         preparation = Preparation.from_dict(known["preparation"])
     first, second, third = tasks.fractions
     found = Path(known.get("folder", tasks.path))
-    path = folder or (found if found.exists() else Path(tasks.path))
+    path = (folder or (found if found.exists() else Path(tasks.path))).expanduser().resolve()
+    if not path.exists():
+        raise DataError(
+            f"A folder or zip archive of pictures was expected: there is no {path}. Check the path. The pictures of a "
+            "run that have moved are given as --data."
+        )
     images, splits = load_folder(path, preparation, (first, second, third), known.get("splits"))
     data = _prepared_data(tasks, images, splits, preparation, path, device)
     return data._replace(record=data.record | {"splits": splits})
@@ -232,7 +269,8 @@ def _pretraining(
 def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] | None) -> Data:
     bundled = tasks.path.startswith("bundled:")
     own = table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:") if bundled else Path(tasks.path)
-    path = file if file is not None and not bundled else own
+    found = Path((stored or {}).get("file", own))
+    path = file if file is not None and not bundled else (found if found.exists() else own)
     read = table.read_table(path, tasks.task, tasks.inputs, tasks.targets)
     if stored is None:
         first, second, third = tasks.fractions
@@ -246,6 +284,7 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
         return table.TableTasks(groups, shots or tasks.shots, queries)
 
     record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
+    record |= {} if bundled else {"file": str(path.expanduser().resolve())}
     return Data(distribution, record, scale, available=lambda split: len(splits[split]))
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
-from fewstep.experiments.data import DATA_SETS, load_data
+from fewstep.experiments.data import find_data
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
     as_many_as_there_are,
-    checked_device,
     computing_as,
     load_learner,
     open_run,
@@ -31,6 +28,7 @@ from fewstep.training.records import MORE_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -78,7 +76,8 @@ def evaluate(
         method: How a pretrained classifier solves tasks: "finetune" or "nearest_neighbour".
         trajectories: Of an environment: episodes for each step and each result.
         checkpoint: "best" by validation, or "final".
-        data: Folder that holds the data sets; by default the one trained with.
+        data: Folder that holds the data sets; else that of FEWSTEP_DATA, else the one trained with. Or where the run's
+            own folder or table lies now.
         model: As for `load`.
         task_distribution: As `tasks` of `train`.
         loss: As for `load`.
@@ -106,7 +105,7 @@ def evaluate(
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
     stored = stored_data(folder) if others is None else None
-    loaded = data_of(recipe, stored, data, task_distribution, device)
+    loaded = find_data(recipe, stored, data, task_distribution, device)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
         return load_learner(
@@ -134,20 +133,6 @@ def evaluate(
             if others is None and not any(asked.values()):  # variants leave the example of the recipe's own evaluation
                 illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
     return result
-
-
-def data_of(
-    recipe: Recipe,
-    stored: Mapping[str, Any] | None,
-    folder: str | Path | None,
-    custom: CustomTasks | None,
-    device: str,
-) -> Data:
-    """The data of a recipe: in a folder given; data sets also in that of FEWSTEP_DATA, or where the run found them."""
-    where = folder
-    if not where and recipe.tasks.kind in DATA_SETS:
-        where = os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
-    return load_data(recipe, Path(where) if where else None, custom, stored, checked_device(device))
 
 
 def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Recipe], BuiltLearner]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from fewstep.core.over_tasks import LARGE_IMAGE, auto, sequential, vectorized
@@ -9,6 +10,7 @@ from fewstep.core.products import bfloat16
 from fewstep.core.running import Run, captured, compiled, plain, traced
 from fewstep.core.stepwise import outer_gradients, stepwise
 from fewstep.experiments.sections import ImageTasks, TableTasks
+from fewstep.tasks.prepared import cache_folder
 
 if TYPE_CHECKING:
     from fewstep.core.types import OverTasks
@@ -38,6 +40,8 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
         over_tasks, run = _stepwise(recipe, others, on_gpu, rounded(compiled())), plain
     elif chosen.remat:  # recording every step takes longer than it saves
         over_tasks, run = _stepwise(recipe, others, on_gpu, plain), rounded(plain)
+    elif chosen.precision == "bf16" and chosen.over_tasks == "auto":
+        over_tasks, run = outer_gradients(auto(chosen.chunk_size, bfloat16(replay)), others), plain
     else:
         over_tasks, run = others, rounded(plain)
     # Recomputation restores the state of random numbers, which no graph can.
@@ -51,7 +55,7 @@ def _as_it_is(run: Run) -> Run:
 
 def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool, run: Run) -> OverTasks:
     chosen = recipe.execution
-    one_by_one = chosen.over_tasks == "sequential" or (_image_size(recipe) >= LARGE_IMAGE and not on_gpu)
+    one_by_one = chosen.over_tasks == "sequential" or (image_size(recipe) >= LARGE_IMAGE and not on_gpu)
     # Forward derivatives are tested for our convolutional network and cross-entropy.
     forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
     return stepwise(
@@ -64,5 +68,11 @@ def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool, run: Run) -> Over
     )
 
 
-def _image_size(recipe: Recipe) -> int:
+def keep_compiled() -> None:
+    """Keep what is compiled in the user's cache folder: later runs start at once."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
+
+
+def image_size(recipe: Recipe) -> int:
+    """Height and width of a task's images; 0 where it has none."""
     return recipe.tasks.image_shape[-1] if isinstance(recipe.tasks, ImageTasks) else 0

@@ -15,7 +15,9 @@ from fewstep.core.rules import selected
 from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.build import build_learner, build_model, metric_of
-from fewstep.experiments.evaluate_run import data_of, described, number, points, tuned
+from fewstep.experiments.data import find_data
+from fewstep.experiments.evaluate_run import described, number, points, tuned
+from fewstep.experiments.execution import image_size
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
@@ -97,7 +99,7 @@ def inspect(
     plan = evaluation_plan(recipe, {"steps": steps, "tasks": tasks})
     if plan.steps < 1:
         raise RecipeError(f"An inspection needs at least 1 inner step: got steps = {plan.steps}. Raise --steps.")
-    loaded = data_of(recipe, stored_data(folder), data, task_distribution, device)
+    loaded = find_data(recipe, stored_data(folder), data, task_distribution, device)
     recipe = _without_recordings(recipe)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
@@ -140,7 +142,7 @@ def _without_recordings(recipe: Recipe) -> Recipe:
     """The recipe, executed as written: many inner loops are measured here, each too seldom to be worth recording."""
     execution = recipe.execution.model_copy(update={"compile": False, "remat": False})
     own = "custom" not in (recipe.model.kind, recipe.loss.kind)
-    small = getattr(recipe.tasks, "image_size", 0) < LARGE_IMAGE
+    small = image_size(recipe) < LARGE_IMAGE
     if own and small and execution.over_tasks == "auto":
         execution = execution.model_copy(update={"over_tasks": "vectorized"})
     return recipe.model_copy(update={"execution": execution})

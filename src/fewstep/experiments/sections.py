@@ -411,8 +411,8 @@ class Execution(Section):
     and loss are fewstep's own and the run is long enough to pay for it. Those of your own must depend on nothing but
     their arguments: no counters, schedules or branches on Python state."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """Of products and convolutions: "tf32" rounds their factors on GPUs that have it, "bf16" computes those of the
-    meta-gradient in bfloat16 (`core.products`). Evaluation and all else stay in float32."""
+    """Of products and convolutions: "tf32" rounds their factors on GPUs that have it, in evaluation too. "bf16"
+    computes those of the meta-gradient in bfloat16 (`core.products`); evaluation and all else stay in float32."""
     remat: bool = False
     """Compute inner steps again rather than keep them (`core.stepwise`): memory hardly grows with their number."""
 

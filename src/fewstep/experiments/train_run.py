@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import sys
@@ -17,7 +16,8 @@ import torch
 from fewstep.errors import RunError
 from fewstep.experiments.build import build_learner, metric_of
 from fewstep.experiments.config import Recipe
-from fewstep.experiments.data import load_data
+from fewstep.experiments.data import find_data
+from fewstep.experiments.execution import keep_compiled
 from fewstep.experiments.recipe_files import differing_keys, load_recipe, recipe_values
 from fewstep.experiments.runs import (
     as_many_as_there_are,
@@ -27,7 +27,6 @@ from fewstep.experiments.runs import (
     shots_and_queries,
     stored_data,
 )
-from fewstep.tasks.prepared import cache_folder
 from fewstep.training import loop
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
@@ -64,7 +63,8 @@ def train(
         recipe: A bundled name, a TOML file, the values of a recipe, or one loaded.
         out: The run folder; new or empty, unless `resume`.
         settings: `key=value` strings over the recipe, as for `--set`.
-        data: Folder that holds the data sets, for recipes that need one.
+        data: Folder that holds the data sets, for recipes that need one; of a run that goes on, also where its own
+            folder or table lies now.
         model: Your own module, where `model.kind = "custom"`.
         tasks: Your own distribution of tasks, or one for each split, or an environment, where `tasks.kind = "custom"`.
         loss: Your own loss of outputs and targets, where `loss.kind = "custom"`.
@@ -88,9 +88,9 @@ def train(
         return existing
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
-    loaded_data = load_data(loaded, Path(data) if data else None, tasks, stored, device)
-    if loaded.execution.compile:  # later runs start at once
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder(None) / "compiled"))
+    loaded_data = find_data(loaded, stored, data, tasks, device)
+    if loaded.execution.compile:
+        keep_compiled()
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_evaluation(loaded, loaded_data)

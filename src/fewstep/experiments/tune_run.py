@@ -14,15 +14,17 @@ from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_learner
 from fewstep.experiments.data import load_data
+from fewstep.experiments.execution import keep_compiled
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import checked_device, computing_as, shots_and_queries
-from fewstep.experiments.sections import MetaAlgorithm, ReinforceLoss
+from fewstep.experiments.sections import Averaging, ReinforceLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from fewstep.experiments.config import Recipe
+    from fewstep.tasks.task import TaskDistribution
 
 _LEAST = 3
 """Meta-iterations in a round, however long they take."""
@@ -72,6 +74,7 @@ def tune(
     Raises:
         FewstepError: The recipe or its data are at fault, or it needs objects from Python.
     """
+    settings = list(settings)
     base = load_recipe(recipe, settings)
     if "custom" in (base.tasks.kind, base.model.kind, base.loss.kind):
         raise RecipeError(
@@ -81,13 +84,13 @@ def tune(
     device = checked_device(device)
     loaded = load_data(base, data, device=device)
     tasks = loaded.distribution("train", *shots_and_queries(base))
-    batches = [tasks.sample(base.meta.batch_size, generator(base.seed, "tune", i)) for i in range(_LEAST)]
+    keep_compiled()
     runs: dict[tuple[str, ...], tuple[_Execution, list[float]]] = {}
     for candidate in _candidates(base, settings, device, rounded=rounded):
         progress(", ".join(candidate))
         asked = load_recipe(recipe, [*settings, *candidate])
         learner = build_learner(asked, environment=loaded.environment, device=device)
-        execution = _Execution(asked, learner, batches)
+        execution = _Execution(asked, learner, tasks)
         runs[candidate] = execution, [execution.seconds()]
     for _ in range(_ROUNDS):
         for candidate, (execution, taken) in runs.items():
@@ -102,12 +105,14 @@ def tune(
 class _Execution:
     """A learner, and the next of its meta-iterations."""
 
-    def __init__(self, recipe: Recipe, learner: Any, batches: list[Any]) -> None:
-        self._recipe, self._learner, self._batches = recipe, learner, itertools.cycle(batches)
+    def __init__(self, recipe: Recipe, learner: Any, tasks: TaskDistribution) -> None:
+        self._recipe, self._learner, self._tasks = recipe, learner, tasks
+        self._count = 0
 
     def seconds(self) -> float:
-        """What one takes."""
-        batch = next(self._batches)
+        """What one takes, on tasks of its own as in training: they may be of sizes that were not seen before."""
+        batch = self._tasks.sample(self._recipe.meta.batch_size, generator(self._recipe.seed, "tune", self._count))
+        self._count += 1
         with computing_as(self._recipe):
             start = time.perf_counter()
             self._learner.step(batch)  # which reads its loss, and so waits for the device
@@ -118,13 +123,18 @@ def _candidates(base: Recipe, settings: Iterable[str], device: str, *, rounded: 
     fixed = {setting.replace(" ", "").partition("=")[0] for setting in settings}
     choices: dict[str, list[Any]] = {}
     if device == "cpu":
-        choices["execution.threads"] = sorted({1, os.cpu_count() or 1, torch.get_num_threads()})
-    if isinstance(base.algorithm, MetaAlgorithm) and not isinstance(base.loss, ReinforceLoss):
+        choices["execution.threads"] = sorted({1, _cores(), torch.get_num_threads()})
+    if not isinstance(base.algorithm, Averaging) and not isinstance(base.loss, ReinforceLoss):
         choices["execution.compile"] = ["false", "true"]
         choices["execution.precision"] = ["float32", *(["tf32"] if device != "cpu" else []), "bf16"] if rounded else []
     varied = {key: values for key, values in choices.items() if values and key not in fixed}
     for values in itertools.product(*varied.values()):
         yield tuple(f"{key}={value}" for key, value in zip(varied, values, strict=True))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _timed(settings: tuple[str, ...], taken: list[float], iterations: int) -> Timed:

@@ -42,22 +42,19 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
     several = f"-of-{len(runs)}-runs" if len(runs) > 1 else ""  # beside those of the first run alone
     folder = _plots(next(iter(runs.values()))) if out is None else check_path(out).parent
     written: list[Path] = []
+    missing: list[RunError] = []
     for name in FIGURES if figure is None else (figure,):
         if out is not None and written:
             break
         path = out or folder / f"{name}{several}.png"
         try:
             _draw(name, runs, path)
-        except RunError:
-            if figure is not None:
-                raise
+        except RunError as error:
+            missing.append(error)
             continue
         written.append(path)
     if not written:
-        raise RunError(
-            f"A figure needs a run that has trained for a while: {', '.join(runs)} recorded nothing yet. "
-            "Let training go on, or run `fewstep evaluate RUN`."
-        )
+        raise missing[0]
     return written
 
 

@@ -104,8 +104,18 @@ def timings_table(ways: Iterable[tuple[Sequence[str], float, float, float]]) -> 
     for name in ("first iteration, s", "then, ms", "all iterations"):
         table.add_column(name, justify="right", no_wrap=True)
     for settings, first, later, whole in ways:
-        what = " ".join(setting.removeprefix("execution.") for setting in settings)
-        table.add_row(*map(Text, (what, f"{first:.2f}", f"{1e3 * later:.3g}", str(timedelta(seconds=round(whole))))))
+        what = " ".join(setting.removeprefix("execution.") for setting in settings) or "as the recipe says"
+        table.add_row(
+            *map(
+                Text,
+                (
+                    what or "as the recipe says",
+                    f"{first:.2f}",
+                    f"{1e3 * later:.3g}",
+                    str(timedelta(seconds=round(whole))),
+                ),
+            )
+        )
     return table
 
 

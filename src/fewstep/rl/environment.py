@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor
+
+from fewstep.errors import EpisodeError
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,44 @@ class Environment(Protocol):
             The episodes and their first observations `[tasks, trajectories, features]`.
         """
         ...
+
+
+def check_tasks(parameters: Any, num_tasks: int, environment: Environment) -> Tensor:
+    """What a sampler of tasks gave, if it is `[tasks, parameters]`.
+
+    Raises:
+        EpisodeError: It is something else.
+    """
+    if not isinstance(parameters, Tensor) or parameters.dim() != 2 or len(parameters) != num_tasks:
+        came = list(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
+        raise EpisodeError(
+            f"`sample_tasks` must give a tensor with one row of parameters for each task, [{num_tasks}, parameters]: "
+            f"got {came} from {type(environment).__name__}. Stack the tasks along the first axis, a single number as a "
+            "column."
+        )
+    return parameters
+
+
+def check_transition(shape: tuple[int, int], environment: Environment, transition: Transition) -> None:
+    """Check what a step gave, or at the start the observations with rewards and ends made up.
+
+    Args:
+        shape: `(tasks, trajectories)`.
+        environment: Says how many features an observation has.
+        transition: What came.
+
+    Raises:
+        EpisodeError: Something in it has another shape or type: it would be broadcast over what it does not belong to.
+    """
+    wanted = {"observations": (*shape, environment.observation_size), "rewards": shape, "terminated": shape}
+    for name, size in wanted.items():
+        came: Any = getattr(transition, name)
+        kind = "bool tensor" if name == "terminated" else "tensor"
+        fits = isinstance(came, Tensor) and came.shape == size and (name != "terminated" or came.dtype == torch.bool)
+        if not fits:
+            what = f"{came.dtype} {list(came.shape)}" if isinstance(came, Tensor) else type(came).__name__
+            raise EpisodeError(
+                f"An environment must give {name} as a {kind} [{', '.join(map(str, size))}], of (tasks, trajectories"
+                f"{', features' if name == 'observations' else ''}): got {what} from {type(environment).__name__}. See "
+                "`fewstep.rl.environment`."
+            )

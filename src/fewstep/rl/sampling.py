@@ -8,6 +8,7 @@ import torch
 
 from fewstep.core.rng import generator
 from fewstep.errors import NonFiniteError
+from fewstep.rl.environment import Transition, check_tasks, check_transition
 from fewstep.rl.policy import draw_noise
 from fewstep.rl.trajectories import Mdp, Trajectories
 
@@ -34,15 +35,9 @@ class Mdps:
         """Draw tasks, each with a stream of its own.
 
         Raises:
-            ValueError: The environment gave something else than `[tasks, parameters]`.
+            EpisodeError: The environment gave something else than `[tasks, parameters]`.
         """
-        parameters = self.environment.sample_tasks(num_tasks, generator)
-        if parameters.dim() != 2 or len(parameters) != num_tasks:
-            raise ValueError(
-                f"`sample_tasks` must give one row of parameters for each task, [{num_tasks}, parameters]: got "
-                f"{list(parameters.shape)} from {type(self.environment).__name__}. Stack the tasks along the first "
-                "axis, a single number as a column."
-            )
+        parameters = check_tasks(self.environment.sample_tasks(num_tasks, generator), num_tasks, self.environment)
         return Mdp(parameters, torch.randint(2**62, (num_tasks,), generator=generator))
 
 
@@ -70,6 +65,7 @@ def sample_trajectories(
 
     Raises:
         ValueError: No trajectory is asked for, or no task given.
+        EpisodeError: The environment gave tensors of another shape or type than it must.
         NonFiniteError: An observation, action or reward is infinite or nan.
     """
     if trajectories < 1 or not len(tasks.seed):
@@ -81,13 +77,17 @@ def sample_trajectories(
     # The first task names the stream of initial states, which the environment draws for all together.
     start = generator(int(tasks.seed[0]), "reset", step)
     episodes, observations = environment.reset(tasks.parameters, trajectories, start)
-    alive = torch.ones(observations.shape[:2], dtype=torch.bool)
+    shape = (len(tasks.seed), trajectories)
+    alive = torch.ones(shape, dtype=torch.bool)
+    check_transition(shape, environment, Transition(observations, alive, alive))
     seen, done, earned, taken = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
     for time in range(environment.horizon):
         seen.append(observations.to(like))
         done.append(act(seen[-1], noise[:, :, time]))
         taken.append(alive)
-        observations, rewards, terminated = episodes.step(done[-1].to(observations.device))
+        transition = episodes.step(done[-1].to(observations.device))
+        check_transition(shape, environment, transition)
+        observations, rewards, terminated = transition
         earned.append(rewards.to(like))
         alive = alive & ~terminated.cpu()
     mask = torch.stack(taken, 2).to(like)
@@ -105,18 +105,25 @@ def _noise(environment: Environment, tasks: Mdp, trajectories: int, step: int) -
 
 
 def _check_finite(sampled: Trajectories, step: int) -> None:
-    for name in ("actions", "observations", "rewards"):  # of several, the first is the cause
+    """Of what is not finite, the earliest is the cause: at one time step, first what is observed, then what is done."""
+    found: list[tuple[int, int, str, Tensor]] = []
+    for order, name in enumerate(("observations", "actions", "rewards")):
         values: Tensor = getattr(sampled, name)
-        bad = ~values.isfinite().flatten(1).all(1)
+        bad = ~values.isfinite().flatten(3).all(3) if values.dim() > 3 else ~values.isfinite()
+        bad = bad.any(1)  # [tasks, time]
         if bad.any():
-            cure = (
-                "The policy diverged: lower the inner learning rate, or clip the inner gradient (algorithm.clip)."
-                if name == "actions"
-                else "Look at the environment, which must return finite numbers for every action; if actions grow "
-                "without bound, lower the inner learning rate."
-            )
-            raise NonFiniteError(
-                f"Observations, actions and rewards must be finite: {name} "
-                f"{f'after inner step {step}' if step else 'before adaptation'} are infinite or nan in "
-                f"{int(bad.sum())} of {len(bad)} tasks (the first is task {int(bad.nonzero()[0])}). {cure}"
-            )
+            found.append((int(bad.any(0).nonzero()[0]), order, name, bad.any(1)))
+    if not found:
+        return
+    time, _, name, tasks = min(found, key=lambda each: each[:2])
+    cure = (
+        "The policy diverged: lower the inner learning rate, or clip the inner gradient (algorithm.clip)."
+        if name == "actions"
+        else "Look at the environment, which must return finite numbers for every action; if actions grow "
+        "without bound, lower the inner learning rate."
+    )
+    raise NonFiniteError(
+        f"Observations, actions and rewards must be finite: {name} "
+        f"{f'after inner step {step}' if step else 'before adaptation'} are infinite or nan in {int(tasks.sum())} of "
+        f"{len(tasks)} tasks (the first is task {int(tasks.nonzero()[0])}), from time step {time} on. {cure}"
+    )

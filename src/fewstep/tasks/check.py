@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fewstep.errors import DataError
 from fewstep.tasks import miniimagenet, omniglot
 from fewstep.tasks.folder import counts, list_folder, split_classes
-from fewstep.tasks.images import check_pictures
+from fewstep.tasks.images import check_pictures, folders_without_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,17 +21,21 @@ class Found(NamedTuple):
         what: Its name.
         counts: For each split, its numbers of classes and pictures; empty where there is a problem.
         problem: What is wrong with it, if anything.
+        empty: Folders beside those of its classes that hold no pictures.
     """
 
     what: str
     counts: dict[str, dict[str, int]]
     problem: str | None = None
+    empty: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         splits = [
             f"{split} {n['classes']:,} classes, {n['pictures']:,} pictures ({_range(n['fewest'], n['most'])} each)"
             for split, n in self.counts.items()
         ]
+        if self.empty:
+            splits.append(f"without pictures, and no classes: {', '.join(self.empty)}")
         return f"{self.what}: {'; '.join(splits)}"
 
 
@@ -48,7 +52,10 @@ def check(folder: Path) -> list[Found]:
         kinds.append(("Omniglot", _omniglot))
     if any(miniimagenet.is_miniimagenet(place) for place in (folder / "miniimagenet", folder)):
         kinds.append(("MiniImagenet", _miniimagenet))
-    return [_found(what, numbers, folder) for what, numbers in kinds or [("A folder of pictures", _folder)]]
+    if kinds:
+        return [_found(what, numbers, folder) for what, numbers in kinds]
+    found = _found("A folder of pictures", _folder, folder)
+    return [found if found.problem else found._replace(empty=tuple(folders_without_pictures(folder)))]
 
 
 def _found(what: str, numbers: Callable[[Path], dict[str, dict[str, int]]], folder: Path) -> Found:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import unicodedata
 import warnings
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -36,6 +37,10 @@ _READABLE = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", 
 _SUFFIXES = (*_READABLE, ".heic", ".heif", ".avif", ".jxl", ".svg")
 """Names of pictures. Those that are not readable are told of, rather than passed over."""
 
+_INK = 64
+"""The contrast of levels that every drawing has when it was cleaned, and no page on which no ink was found."""
+_FAINT = 26
+"""The contrast of levels below which `ink.clean` finds none."""
 _ADVICE = "Replace these files or take them away."
 
 
@@ -120,10 +125,7 @@ def list_classes(folder: Path) -> dict[str, list[Member]]:
         DataError: There are no pictures, or some lie outside of class folders or beside further folders.
     """
     if not folder.exists():
-        raise DataError(
-            f"A folder or zip archive of pictures was expected: there is no {folder}. Check the path. The pictures of "
-            "a run that have moved are given as --data."
-        )
+        raise DataError(f"A folder or zip archive of pictures was expected: there is no {folder}. Check the path.")
     found: dict[PurePosixPath, list[Member]] = {}
     for member in list_members(folder):
         path = PurePosixPath(member.name)
@@ -142,6 +144,47 @@ def list_classes(folder: Path) -> dict[str, list[Member]]:
     return {name: sorted(classes[name]) for name in sorted(classes)}
 
 
+def folders_without_pictures(folder: Path) -> list[str]:
+    """Folders beside those of classes, at the same level, that hold no pictures; none are told of in an archive."""
+    if not folder.is_dir():
+        return []
+    holders = {PurePosixPath(each.name).parent for members in list_classes(folder).values() for each in members}
+    known = holders.union(*(path.parents for path in holders))
+    beside = {
+        place.relative_to(folder).as_posix()
+        for parent in {path.parent for path in holders}
+        for place in (folder / parent).iterdir()
+        if place.is_dir() and not place.name.startswith((".", "__MACOSX"))
+    }
+    return sorted(name for name in beside if PurePosixPath(name) not in known)
+
+
+def chosen_pictures(pictures: object) -> list[Path | Member]:
+    """The pictures that a caller means: one file or folder or zip archive of them, or several files.
+
+    Raises:
+        DataError: They are something else, or a folder holds none.
+    """
+    if isinstance(pictures, str | Path):
+        return [*list_pictures(Path(pictures))]
+    each = [pictures] if isinstance(pictures, Member) or not isinstance(pictures, Iterable) else [*pictures]
+    strange = [one for one in each if not isinstance(one, str | Path | Member)]
+    if strange:
+        raise DataError(
+            "Pictures are given as files (str or Path), as a folder or zip archive of them, or as prepared pictures, a "
+            f"uint8 tensor: got {type(strange[0]).__name__}. Save it to a file first."
+        )
+    return [Path(one) if isinstance(one, str) else one for one in each if isinstance(one, str | Path | Member)]
+
+
+def without_drawing(images: Tensor, preparation: Preparation) -> list[int]:
+    """The places of prepared pictures in which nothing is to be seen: of one level or, after cleaning, without ink."""
+    if not len(images):
+        return []
+    contrast = images.flatten(1).amax(1).int() - images.flatten(1).amin(1).int()
+    return (contrast < (_INK if preparation.clean else 1)).nonzero().flatten().tolist()
+
+
 def list_pictures(path: Path) -> list[Member]:
     """One picture, or all those of a folder or zip archive, at any depth, sorted by name.
 
@@ -151,6 +194,10 @@ def list_pictures(path: Path) -> list[Member]:
     Raises:
         DataError: There are none.
     """
+    if not path.exists():
+        raise DataError(
+            f"A picture, or a folder or zip archive of them, was expected: there is no {path}. Check the path."
+        )
     if path.is_file() and path.suffix.lower() != ".zip":
         return [Member(path.parent, path.name)]
     found = [each for each in list_members(path) if PurePosixPath(each.name).suffix.lower() in _SUFFIXES]
@@ -282,7 +329,7 @@ def _decoded(raw: bytes, preparation: Preparation) -> Tensor:
 
 
 def _prepared(image: Image.Image, preparation: Preparation) -> Tensor:
-    plain = _plain(image, "L" if preparation.channels == 1 else "RGB")
+    plain = _plain(image, "L" if preparation.channels == 1 else "RGB", light_ink=preparation.clean)
     pixels = np.array(_resized(clean(plain) if preparation.clean else plain, preparation))
     if preparation.channels == 3:
         return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -306,8 +353,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _plain(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    """8 bits for each channel, and white where it is transparent."""
+def _plain(image: Image.Image, mode: Literal["L", "RGB"], *, light_ink: bool = False) -> Image.Image:
+    """8 bits for each channel, and white where it is transparent; or black, for light ink that white would hide."""
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.float64)
         if levels.min() < 0 or levels.max() > 65535 or (image.mode == "I" and levels.max() <= 255):
@@ -318,8 +365,19 @@ def _plain(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         paper.alpha_composite(image.convert("RGBA"))
+        if light_ink and _is_hidden(paper, image):
+            paper = Image.new("RGBA", image.size, "black")
+            paper.alpha_composite(image.convert("RGBA"))
         image = paper
     return image.convert(mode)
+
+
+def _is_hidden(on_white: Image.Image, image: Image.Image) -> bool:
+    """Whether a transparent picture holds light ink that cannot be seen on white."""
+    seen = np.asarray(on_white.convert("L"))
+    levels, alpha = np.asarray(image.convert("RGBA").convert("RGB").convert("L")), image.convert("RGBA").getchannel("A")
+    opaque = levels[np.asarray(alpha) > 127]
+    return bool(np.ptp(seen) < _FAINT and opaque.size and opaque.mean() > 127.5)
 
 
 def _resized(image: Image.Image, preparation: Preparation) -> Image.Image:

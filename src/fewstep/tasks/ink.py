@@ -54,7 +54,7 @@ def _with_wide_strokes(page: Image.Image, width: float) -> Image.Image:
 def _ink(image: Image.Image) -> np.ndarray | None:
     """How much each pixel is ink, in [0, 1]; None where none is."""
     levels = np.asarray(image)
-    if border(levels).mean() < 127.5 and np.median(levels) < 127.5:
+    if _is_light_on_dark(levels):
         levels = 255 - levels
     darker = np.clip(1 - levels / np.maximum(_paper(Image.fromarray(levels)), 1), 0, 1)
     # A lone dark pixel is noise: blurred, it is fainter than any stroke.
@@ -64,6 +64,19 @@ def _ink(image: Image.Image) -> np.ndarray | None:
         return None
     ink = np.clip((darker / darkest - _PAPER_BELOW) / (_INK_ABOVE - _PAPER_BELOW), 0, 1)
     return ink if ink.max() > 0.5 else None
+
+
+def _is_light_on_dark(levels: np.ndarray) -> bool:
+    """Whether what differs most from the paper, whatever its own level, is lighter than it."""
+    rows, columns = np.indices(levels.shape)
+    places = np.stack([np.ones_like(rows), rows, columns], axis=-1)
+    plane = np.linalg.lstsq(border(places), border(levels), rcond=None)[0]  # paper that is lit from one side
+    differences = levels - places @ plane
+    differences -= np.median(border(differences))
+    below, above = np.abs(np.percentile(differences, (0.2, 99.8)))  # lone pixels are noise
+    if max(below, above) > 1.5 * min(below, above):
+        return bool(above > below)
+    return bool(border(levels).mean() < 127.5 and np.median(levels) < 127.5)  # noise alone
 
 
 def _paper(image: Image.Image) -> np.ndarray:

@@ -13,6 +13,7 @@ family = GymnasiumFamily(make, sample, horizon=200)
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
@@ -20,9 +21,9 @@ import torch
 
 from fewstep.core import rng
 from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
-from fewstep.rl.environment import ActionSpace, Continuous, Discrete, Transition
+from fewstep.rl.environment import ActionSpace, Continuous, Discrete, Transition, check_tasks
 from fewstep.rl.envs import extras
-from fewstep.rl.envs.slots import SlotError, Slots
+from fewstep.rl.envs.slots import SlotError, Slots, guarded
 from fewstep.rl.envs.workers import Workers
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class GymnasiumFamily:
             then defined at the top level of a module.
 
     Raises:
-        EpisodeError: A first environment could not be made.
+        ValueError: There are no time steps, or fewer workers than none.
+        EpisodeError: A first environment could not be made, or `sample` draws something else.
         FewstepError: Its observations or actions are of another kind.
     """
 
@@ -67,6 +69,11 @@ class GymnasiumFamily:
         set_task: SetTask | None = None,
         workers: int = 0,
     ) -> None:
+        if horizon < 1 or workers < 0:
+            raise ValueError(
+                f"A family has a horizon of at least 1, and 0 workers or more: got horizon={horizon} and "
+                f"workers={workers}. Correct these."
+            )
         self._make, self._sample, self._set_task = make, sample, set_task
         self.horizon = horizon
         self._workers = workers
@@ -81,11 +88,16 @@ class GymnasiumFamily:
         return int(np.prod(self._observations.shape))
 
     def sample_tasks(self, num_tasks: int, generator: Generator) -> Tensor:
-        """Draw tasks, `[tasks, parameters]`."""
-        return self._sample(num_tasks, generator)
+        """Draw tasks, `[tasks, parameters]`.
+
+        Raises:
+            EpisodeError: `sample` gave something else.
+        """
+        return check_tasks(self._sample(num_tasks, generator), num_tasks, self)
 
     def reset(self, tasks: Tensor, trajectories: int, generator: Generator) -> tuple[FamilyEpisodes, Tensor]:
-        """Begin episodes, and end those before; see `Environment`. Observations and rewards have the tasks' dtype.
+        """Begin episodes, and end those before; see `Environment`. Observations and rewards have the tasks' dtype, or
+        the default one where tasks are whole numbers.
 
         Raises:
             EpisodeError: An environment, or a worker, failed.
@@ -99,7 +111,8 @@ class GymnasiumFamily:
         self._played += 1
         rows = tasks.detach().double().numpy().repeat(trajectories, axis=0)
         seeds = torch.randint(2**31, (len(rows),), generator=generator).numpy()
-        episodes = FamilyEpisodes(self, self._played, rows, (len(tasks), trajectories), tasks.dtype)
+        dtype = tasks.dtype if tasks.is_floating_point() else torch.get_default_dtype()
+        episodes = FamilyEpisodes(self, self._played, rows, (len(tasks), trajectories), dtype)
         first = self._run(rows, lambda runner: runner.reset(rows, seeds))
         return episodes, episodes.tensor(first, "at the start")
 
@@ -148,16 +161,13 @@ class GymnasiumFamily:
 
     def _spaces(self) -> tuple[Any, Any]:
         """The spaces of observations and of actions, from an environment that is made for this alone."""
-        task = self._sample(1, rng.generator(0, "spaces"))[0].double().numpy()
-        slots = Slots(self._make, self._set_task)
+        task = self.sample_tasks(1, rng.generator(0, "spaces"))[0].double().numpy()
         try:
-            slots.reset(task[None], np.zeros(1, dtype=np.int64))
-            environment = slots.environment(0)
-            observations, actions = environment.observation_space, environment.action_space
+            environment = guarded(0, "make", partial(self._make, task))
         except SlotError as error:
             raise _failed(task, error) from error.__cause__
-        finally:
-            slots.close()
+        observations, actions = environment.observation_space, environment.action_space
+        environment.close()
         if not isinstance(observations, extras.gymnasium().spaces.Box):
             raise FewstepError(
                 f"Observations are expected to be a Box: got {observations}. Wrap the environment, for instance in "
@@ -237,9 +247,10 @@ def _actions(space: Any) -> ActionSpace:
 
 
 def _failed(task: Floats, error: SlotError) -> EpisodeError:
+    what = error.what.rstrip(".")
     failure = EpisodeError(
         f"The environments of a family are to run without exceptions: `{error.doing}` of the environment of task "
-        f"{task.tolist()} raised {error.what}. Try this task alone, with workers=0; where it happened is below."
+        f"{task.tolist()} raised {what}. Try this task alone, with workers=0; where it happened is below."
     )
     failure.add_note(error.trace)
     return failure

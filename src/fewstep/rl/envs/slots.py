@@ -82,17 +82,9 @@ class Slots:
         """Act in every slot whose episode goes on, with actions in the environment's own terms, `[slots, ...]`."""
         rewards = np.zeros(len(self._environments))
         for slot in np.flatnonzero(~self._ended).tolist():
-            environment, action = self._environments[slot], actions[slot]
-            stepped = _guarded(slot, "step", partial(environment.step, action))
-            observation, reward, terminated, truncated, _ = stepped
-            self._observations[slot] = np.ravel(observation)
-            rewards[slot] = reward
-            self._ended[slot] = terminated or truncated
+            stepped = guarded(slot, "step", partial(_step, self._environments[slot], actions[slot]))
+            self._observations[slot], rewards[slot], self._ended[slot] = stepped
         return Stepped(self._observations.copy(), rewards, self._ended.copy())
-
-    def environment(self, slot: int) -> Any:
-        """The environment of a slot."""
-        return self._environments[slot]
 
     def close(self) -> None:
         """Close all environments."""
@@ -101,15 +93,43 @@ class Slots:
 
     def _begin(self, slot: int, task: Floats, seed: int) -> Floats:
         if slot == len(self._environments):
-            self._environments.append(_guarded(slot, "make", partial(self._make, task)))
+            self._environments.append(guarded(slot, "make", partial(self._make, task)))
         environment = self._environments[slot]
         if self._set_task is not None:
-            _guarded(slot, "set_task", partial(self._set_task, environment, task))
-        observation, _ = _guarded(slot, "reset", partial(environment.reset, seed=seed))
-        return np.ravel(observation).astype(np.float64)
+            guarded(slot, "set_task", partial(self._set_task, environment, task))
+        return guarded(slot, "reset", partial(_reset, environment, seed))
 
 
-def _guarded(slot: int, doing: str, call: Callable[[], Any]) -> Any:
+def _reset(environment: Any, seed: int) -> Floats:
+    result = environment.reset(seed=seed)
+    if not isinstance(result, tuple) or len(result) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise TypeError(f"Gymnasium's `reset` gives an observation and a dict of information: got {_named(result)}")
+    return _flat(environment, result[0])
+
+
+def _step(environment: Any, action: Any) -> tuple[Floats, float, bool]:
+    result = environment.step(action)
+    if not isinstance(result, tuple) or len(result) != 5:  # pyright: ignore[reportUnknownArgumentType]
+        raise TypeError(
+            "Gymnasium's `step` gives observation, reward, terminated, truncated and a dict of information: got "
+            f"{_named(result)}"
+        )
+    observation, reward, terminated, truncated, _ = result
+    return _flat(environment, observation), float(reward), bool(terminated or truncated)
+
+
+def _flat(environment: Any, observation: Any) -> Floats:
+    flat, size = np.asarray(observation, dtype=np.float64).ravel(), int(np.prod(environment.observation_space.shape))
+    if len(flat) != size:
+        raise ValueError(f"observations of {environment.observation_space} have {size} numbers: got {len(flat)}")
+    return flat
+
+
+def _named(result: Any) -> str:
+    return f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+
+
+def guarded(slot: int, doing: str, call: Callable[[], Any]) -> Any:
     """The user's code, whose every exception is worth a message that says which task it was."""
     try:
         return call()
