@@ -242,7 +242,7 @@ def test_a_damaged_config_is_named(tmp_path, text):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(RunError, match=r"no config\.json"):
         fewstep.load(tmp_path)
-    with pytest.raises(RunError, match="there is no .*nowhere"):
+    with pytest.raises(RunError, match=r"there is no .*nowhere"):
         fewstep.evaluate(tmp_path / "nowhere")
 
 
