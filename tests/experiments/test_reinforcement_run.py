@@ -211,12 +211,17 @@ def test_what_is_no_environment_is_refused(tmp_path: Path) -> None:
     endless = Push(horizon=0)
     for tasks, words in (
         (object(), "object has no 'observation_size'"),
-        (None, "none were passed"),
+        (None, r"none were passed. From Python: .*`fewstep.evaluate\(..., task_distribution=...\)`"),
         (Push, "the class Push was passed, not one made of it"),
         (endless, "its horizon must be a whole number of at least 1, and is 0"),
     ):
         with pytest.raises(RecipeError, match=words):
             library.train(CUSTOM, out=tmp_path / "none", tasks=tasks)
+
+
+def test_an_environment_in_the_place_of_a_number_of_tasks_is_told_where_it_goes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"is a number of tasks: got Push. Pass .* as `task_distribution=`"):
+        library.evaluate(tmp_path, tasks=Push())  # type: ignore[arg-type]
 
 
 def test_an_environment_that_breaks_leaves_the_run_as_it_was(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fewstep.core.rules import Adam, LearnedSgd, Momentum, Only, Sgd, Slowed
 from fewstep.core.running import traced
 from fewstep.core.trees import flatten, index, unflatten
 from fewstep.core.trust_region import TrustRegion, curvature_product
-from fewstep.errors import NonFiniteError
+from fewstep.errors import FewstepError, NonFiniteError
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.learners.stopwatch import Stopwatch
 from fewstep.rl.envs.bandit import Bandit
@@ -212,6 +212,12 @@ def test_adapting_to_one_task_gives_an_ordinary_policy() -> None:
     assert isinstance(policy, nn.Module)
     assert policy(torch.zeros(1, 2, dtype=DTYPE)).mean.shape == (1, 2)
     assert not torch.equal(policy.state_dict()["network.0.weight"], agent.meta.model["network.0.weight"])
+
+
+@pytest.mark.parametrize(("task", "came"), [(torch.tensor(0.3), r"\[\]"), ([0.3, -0.2], "list"), (None, "NoneType")])
+def test_a_task_that_is_no_vector_is_an_error(task: Any, came: str) -> None:
+    with pytest.raises(FewstepError, match=rf"A task is a tensor \[parameters\]: got {came}"):
+        learner(algorithms.maml(Sgd(0.1))).adapt(task)
 
 
 def test_reptile_is_refused() -> None:

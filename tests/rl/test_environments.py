@@ -109,6 +109,10 @@ class Broken:
     def step(self, actions: Tensor) -> Transition:
         bad = {name: torch.nan if name == self.fault else 0.0 for name in ("observations", "rewards")}
         rewards = torch.zeros_like(actions[..., 0])
+        if self.fault == "nothing":
+            return None  # type: ignore[return-value]
+        if self.fault == "plain":
+            return actions, rewards, rewards > 1  # type: ignore[return-value]
         if self.fault == "broadcast":
             return Transition(actions, rewards[:1], rewards > 1)
         if self.fault == "column":
@@ -144,6 +148,10 @@ def test_an_observation_is_the_cause_of_the_actions_that_follow_from_it() -> Non
         ("broadcast", "rewards as a tensor [2, 3], of (tasks, trajectories): got torch.float32 [1, 3]"),
         ("column", "got torch.float32 [2, 3, 1]"),
         ("not bool", "terminated as a bool tensor [2, 3], of (tasks, trajectories): got torch.float32 [2, 3]"),
+        (
+            "nothing",
+            "`step` must give a `Transition` of observations, rewards and terminated: got NoneType from Broken",
+        ),
         ("features", "observations as a tensor [2, 3, 1], of (tasks, trajectories, features)"),
     ],
 )
@@ -151,6 +159,21 @@ def test_what_would_be_broadcast_or_misread_is_refused(fault: str, words: str) -
     tasks = Mdps(Broken(fault)).sample(2, generator(0))
     with pytest.raises(EpisodeError, match=re.escape(words)):
         sample_trajectories(Broken(fault), noisy, tasks, 3, 0, LIKE)
+
+
+def test_three_tensors_in_order_are_a_transition() -> None:
+    tasks = Mdps(Broken("plain")).sample(2, generator(0))
+    assert sample_trajectories(Broken("plain"), noisy, tasks, 3, 0, LIKE).rewards.shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("wrap", [lambda environment: environment, Revealed])
+def test_a_task_sampler_that_gives_no_tensor_is_an_error(wrap: Any) -> None:
+    class Nothing(Broken):
+        def sample_tasks(self, num_tasks: int, generator: Any) -> Any:
+            return None
+
+    with pytest.raises(EpisodeError, match="got NoneType from Nothing"):
+        Mdps(wrap(Nothing())).sample(2, generator(0))
 
 
 def test_no_trajectories_and_no_tasks_are_errors() -> None:

@@ -167,7 +167,7 @@ def test_tasks_that_are_whole_numbers_leave_observations_and_rewards_as_they_are
         ("four", "`step` gives observation, reward, terminated, truncated and a dict of information: got 4 values"),
         ("nothing", "got NoneType"),
         ("old reset", "`reset` gives an observation and a dict of information: got ndarray"),
-        ("rewards", "raised TypeError"),
+        ("rewards", "gives a reward that is one number: got ndarray"),
         ("shape", "have 4 numbers: got 3"),
     ],
 )
@@ -175,6 +175,14 @@ def test_an_environment_that_breaks_gymnasiums_protocol_is_told_what_it_is(fault
     environment = family(toys.Broken.making(fault))
     with pytest.raises(EpisodeError, match=re.escape(words)):
         play(environment, [1.0])
+
+
+def test_the_full_stop_of_an_environments_own_error_is_not_doubled():
+    def make(_):
+        raise ValueError("No such toy.")
+
+    with pytest.raises(EpisodeError, match=r"No such toy\. Try this task alone"):
+        family(make)
 
 
 def test_in_workers_too():

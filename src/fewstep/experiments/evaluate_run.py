@@ -90,6 +90,11 @@ def evaluate(
     Raises:
         FewstepError: The folder is no finished run, or data are missing.
     """
+    if hasattr(tasks, "sample") or hasattr(tasks, "sample_tasks"):  # what `train` takes by this name
+        raise RecipeError(
+            f"`tasks` of `evaluate` is a number of tasks: got {type(tasks).__name__}. Pass what they are drawn from as "
+            "`task_distribution=`."
+        )
     folder = open_run(run)
     recipe, others = recipe_of(folder), None
     if tasks_from is not None:

@@ -19,7 +19,7 @@ from fewstep.core.running import Run, plain
 from fewstep.core.trees import detach, index
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
 from fewstep.core.types import MetaParams, OverTasks, Params
-from fewstep.errors import NonFiniteError
+from fewstep.errors import FewstepError, NonFiniteError
 from fewstep.learners.learner import counted, take_over
 from fewstep.learners.stopwatch import Stopwatch
 from fewstep.rl.baseline import linear_baseline
@@ -280,7 +280,16 @@ class ReinforcementLearner:
 
         Returns:
             The policy, an ordinary module from observations `[..., features]` to a `Distribution`.
+
+        Raises:
+            FewstepError: The task is no vector.
         """
+        came: Any = task
+        if not isinstance(came, Tensor) or came.dim() != 1:
+            what = list(came.shape) if isinstance(came, Tensor) else type(came).__name__
+            raise FewstepError(
+                f"A task is a tensor [parameters]: got {what}. Give one task, a single number as `torch.tensor([0.3])`."
+            )
         steps = max(self.algorithm.steps, 1) if steps is None else steps
         tasks = Mdp(task[None], torch.tensor([seed]))
         *_, last = self.rollouts(tasks, steps)

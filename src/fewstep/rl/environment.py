@@ -122,8 +122,8 @@ def check_tasks(parameters: Any, num_tasks: int, environment: Environment) -> Te
     return parameters
 
 
-def check_transition(shape: tuple[int, int], environment: Environment, transition: Transition) -> None:
-    """Check what a step gave, or at the start the observations with rewards and ends made up.
+def check_transition(shape: tuple[int, int], environment: Environment, transition: Any) -> Transition:
+    """What a step gave, if it is a `Transition`, or at the start the observations with rewards and ends made up.
 
     Args:
         shape: `(tasks, trajectories)`.
@@ -133,9 +133,15 @@ def check_transition(shape: tuple[int, int], environment: Environment, transitio
     Raises:
         EpisodeError: Something in it has another shape or type: it would be broadcast over what it does not belong to.
     """
+    if not isinstance(transition, tuple) or len(transition) != 3:  # pyright: ignore[reportUnknownArgumentType]
+        raise EpisodeError(
+            f"`step` must give a `Transition` of observations, rewards and terminated: got {type(transition).__name__} "
+            f"from {type(environment).__name__}. See `fewstep.rl.environment`."
+        )
+    checked = Transition(*transition)  # any three in this order will do
     wanted = {"observations": (*shape, environment.observation_size), "rewards": shape, "terminated": shape}
     for name, size in wanted.items():
-        came: Any = getattr(transition, name)
+        came: Any = getattr(checked, name)
         kind = "bool tensor" if name == "terminated" else "tensor"
         fits = isinstance(came, Tensor) and came.shape == size and (name != "terminated" or came.dtype == torch.bool)
         if not fits:
@@ -145,3 +151,4 @@ def check_transition(shape: tuple[int, int], environment: Environment, transitio
                 f"{', features' if name == 'observations' else ''}): got {what} from {type(environment).__name__}. See "
                 "`fewstep.rl.environment`."
             )
+    return checked

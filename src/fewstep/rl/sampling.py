@@ -86,8 +86,7 @@ def sample_trajectories(
         done.append(act(seen[-1], noise[:, :, time]))
         taken.append(alive)
         transition = episodes.step(done[-1].to(observations.device))
-        check_transition(shape, environment, transition)
-        observations, rewards, terminated = transition
+        observations, rewards, terminated = check_transition(shape, environment, transition)
         earned.append(rewards.to(like))
         alive = alive & ~terminated.cpu()
     mask = torch.stack(taken, 2).to(like)

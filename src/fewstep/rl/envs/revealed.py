@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from fewstep.core.rng import generator
+from fewstep.rl.environment import check_tasks
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -27,7 +28,7 @@ class Revealed:
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self._parameters = environment.sample_tasks(1, generator(0, "revealed")).shape[-1]
+        self._parameters = check_tasks(environment.sample_tasks(1, generator(0, "revealed")), 1, environment).shape[-1]
 
     @property
     def observation_size(self) -> int:

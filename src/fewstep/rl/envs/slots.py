@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsFloat, TypeAlias, final
 
 import numpy as np
 
@@ -115,7 +115,13 @@ def _step(environment: Any, action: Any) -> tuple[Floats, float, bool]:
             f"{_named(result)}"
         )
     observation, reward, terminated, truncated, _ = result
-    return _flat(environment, observation), float(reward), bool(terminated or truncated)
+    return _flat(environment, observation), _number(reward), bool(terminated or truncated)
+
+
+def _number(reward: Any) -> float:
+    if not isinstance(reward, SupportsFloat) or np.ndim(reward):  # pyright: ignore[reportArgumentType]
+        raise TypeError(f"Gymnasium's `step` gives a reward that is one number: got {_named(reward)}")
+    return float(reward)
 
 
 def _flat(environment: Any, observation: Any) -> Floats:
