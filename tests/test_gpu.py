@@ -65,7 +65,7 @@ def test_a_gpu_learns_what_the_cpu_learns(
         fast, slow = on_gpu.step(tasks(seed, "cuda")), on_cpu.step(tasks(seed, "cpu"))
         assert fast["query_loss"] == pytest.approx(slow["query_loss"], rel=2e-3)
         assert fast["gradient_norm"] == pytest.approx(slow["gradient_norm"], rel=2e-2)
-    assert not caplog.records  # it was captured and compiled as told
+    assert not [record for record in caplog.records if record.name.startswith("fewstep")]  # compiled as told
 
 
 @needs_gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Options:
         seconds: Timed seconds of a case, shared equally by its peers.
         rounds: Turns of each peer.
         patience: Seconds that one answer may take.
+        starting: Peers that get ready at a time: on a rented GPU, compiling one by one is most of the bill.
     """
 
     peers: Sequence[str]
@@ -39,6 +41,7 @@ class Options:
     threads: int
     device: str
     patience: float
+    starting: int = 1
 
 
 def measure(
@@ -54,27 +57,32 @@ def measure(
         spec = {"workload": asdict(problem), "order": order, "peer": peer, "mode": mode, "gradient": str(gradient)}
         return Client(spec | {"device": options.device, "threads": options.threads}, log, options.patience)
 
+    def ready(peer: str) -> tuple[dict[str, Any], Client | None]:
+        gradient = folder / f"{peer}.npz"
+        with ExitStack() as until_agreed:
+            try:
+                record = check_small(start, workload, peer, ref, folder)
+                worker = until_agreed.enter_context(start(workload, peer, "time", gradient))
+                record |= worker.receive()
+            except WorkerError as error:
+                return {"status": "cannot", "reason": str(error)}, None
+            record["error"] = disagreement(gradient, ref.full)
+            if not agrees(peer, record, ref):
+                return {"status": "disagrees", **record}, None
+            until_agreed.pop_all()
+            return {"status": "timed", **record}, worker
+
     peers: dict[str, dict[str, Any]] = {}
     clients: dict[str, Client] = {}
     with TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         ref = reference(start, workload, folder)
-        for peer in options.peers:
-            gradient = folder / f"{peer}.npz"
-            with ExitStack() as until_agreed:
-                try:
-                    record = check_small(start, workload, peer, ref, folder)
-                    worker = until_agreed.enter_context(start(workload, peer, "time", gradient))
-                    record |= worker.receive()
-                except WorkerError as error:
-                    peers[peer] = {"status": "cannot", "reason": str(error)}
-                else:
-                    record["error"] = disagreement(gradient, ref.full)
-                    peers[peer] = {"status": "timed" if agrees(peer, record, ref) else "disagrees", **record}
-                    if peers[peer]["status"] == "timed":
-                        stack.push(until_agreed.pop_all())
-                        clients[peer] = worker
-            say(f"  {peer}: {in_words(peers[peer])}")
+        with ThreadPoolExecutor(options.starting) as pool:
+            for peer, (record, worker) in zip(options.peers, pool.map(ready, options.peers), strict=True):
+                peers[peer] = record
+                if worker is not None:
+                    clients[peer] = stack.enter_context(worker)
+                say(f"  {peer}: {in_words(record)}")
         take_turns(clients, peers, options)
     return {"flops": ref.flops, "floor": ref.floor, "peers": peers}
 

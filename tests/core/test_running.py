@@ -12,7 +12,7 @@ from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import meta_gradient
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rules import Sgd
-from fewstep.core.running import compiled
+from fewstep.core.running import compiled, traced
 from fewstep.core.stepwise import stepwise
 from fewstep.core.tracing import record
 from fewstep.core.trees import leaves, tree_map
@@ -123,6 +123,13 @@ def test_steps_that_do_the_same_are_compiled_once(monkeypatch: pytest.MonkeyPatc
     assert len(recordings) == 3  # a step, its derivative, the query loss
 
 
+def test_a_recording_takes_tensors_that_lie_otherwise_in_memory_than_the_first() -> None:
+    run = traced(lambda x: x.reshape(-1) * 2)
+    rows, columns = draw(3, 4), draw(4, 3, seed=1).mT  # of one shape
+    for x in (rows, columns):
+        assert torch.equal(run(x), x.reshape(-1) * 2)
+
+
 def test_batch_normalisation_is_written_out_for_the_compiler_only() -> None:
     module = seeded(lambda: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
     model = FunctionalModule(module)
@@ -132,6 +139,17 @@ def test_batch_normalisation_is_written_out_for_the_compiler_only() -> None:
     assert "batch_norm" in kept.code
     assert "batch_norm" not in written_out.code
     assert_same(list(leaves(kept(*args))), list(leaves(written_out(*args))), atol=1e-12, rtol=0)
+
+
+def test_the_reason_is_told_where_an_error_begins_with_a_heading(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_compiler(*_: Any, **__: Any) -> None:
+        raise RuntimeError("backend='inductor' raised:\nno such file: c++\nSet a flag for more.")
+
+    monkeypatch.setattr(running, "_compile", without_compiler)
+    assert torch.equal(compiled()(lambda x: x + 1)(torch.ones(2)), torch.full((2,), 2.0))
+    assert "(backend='inductor' raised: no such file: c++)" in caplog.text
 
 
 def test_what_cannot_be_recorded_runs_as_it_is_and_one_line_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -81,6 +81,12 @@ def test_baseline_is_finite_where_features_are_all_alike() -> None:
     assert linear_baseline(trajectories(constant), torch.ones(1, 2, 3)).isfinite().all()
 
 
+def test_baseline_fits_where_large_features_repeat_each_other() -> None:
+    observations = 10 * draw(3, 20, 200, 2).sign().repeat(1, 1, 1, 30)
+    returns = 100 * observations[..., 0] + 1000 * observations[..., 1] + 7
+    assert_same(linear_baseline(trajectories(observations), returns), returns, rtol=1e-4, atol=1)
+
+
 def test_gaussian_agrees_with_torch_distributions() -> None:
     one, other = (Gaussian(draw(4, 3, seed=i), draw(4, 3, seed=i + 2) / 2) for i in range(2))
     ours, theirs = (distributions.Independent(distributions.Normal(d.mean, d.log_std.exp()), 1) for d in (one, other))

@@ -498,6 +498,18 @@ def test_a_resume_for_more_iterations_executes_as_the_run_was_begun(tmp_path):
     assert load_recipe("sinusoid-10shot", ["meta.iterations=50_000"]).execution.compile is True
 
 
+def test_a_run_goes_on_with_other_threads_on_another_machine_and_says_so(tmp_path):
+    whole = train(tmp_path / "whole", "meta.iterations=6", "execution.threads=1")
+    train(tmp_path / "run", "meta.iterations=3", "execution.threads=1")
+    resumed = train(tmp_path / "run", "meta.iterations=6", "execution.threads=2", resume=True)
+    assert all(torch.allclose(final(whole)[name], final(resumed)[name], atol=1e-6) for name in final(whole))
+    assert resumed.config["execution"]["threads"] == 2
+    assert final(train(tmp_path / "run", "execution={threads=1}", resume=True))  # finished: left as it is
+    assert resumed.config["execution"]["threads"] == 2
+    with pytest.raises(RunError, match=r"execution\.precision"):
+        train(tmp_path / "run", "execution.precision=bf16", resume=True)
+
+
 @pytest.mark.parametrize("settings", [["execution.remat=true"], ["execution.remat=true", "execution.chunk_size=3"]])
 def test_recomputed_steps_train_to_the_same(tmp_path, settings):
     common = ["meta.iterations=4", "algorithm.steps=3"]

@@ -17,10 +17,18 @@ PEERS = ("fewstep", "fewstep-eager", "loop", "vmap", "higher", "torchopt", "jax"
 ROUNDED = ("fewstep-bf16", "fewstep-tf32")
 """fewstep with products of fewer digits. Their error is told and not judged."""
 
-VARIANTS = ("fewstep-remat", "fewstep-recomputing", "fewstep-reverse", "fewstep-captured", "fewstep-grouped", *ROUNDED)
+VARIANTS = (
+    "fewstep-remat",
+    "fewstep-recomputing",
+    "fewstep-reverse",
+    "fewstep-captured",
+    "fewstep-grouped",
+    "fewstep-patches",
+    *ROUNDED,
+)
 """fewstep with one choice made differently: steps computed again for their derivatives, uncompiled and compiled, and
 derivatives in reverse mode; captured as a CUDA graph without being compiled; on a GPU, grouped convolutions for
-products of patches; rounded products. Measured where asked for."""
+products of patches, or one product for each image whatever its size; rounded products. Measured where asked for."""
 
 
 class Peer(Protocol):

@@ -133,16 +133,20 @@ def _captured(function: Function, args: tuple[Any, ...], pool: Any, warn: Callab
     inputs = leaves(fixed)
     aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     aside.wait_stream(torch.cuda.current_stream())
+    numbers = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = cast("Any", numbers).clone_state()
     with torch.cuda.stream(aside):  # left again even where a capture fails
         with cast("Any", torch.random).fork_rng([torch.cuda.current_device()]):
             for _ in range(2):  # what is prepared in first calls cannot be captured
                 function(*fixed)
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=aside):
+            # Other threads, of a loader or a watcher, may use the GPU meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                 results = function(*fixed)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as failure:
+            cast("Any", numbers).graphsafe_set_state(before)  # the one in use takes itself for captured still
             warn("The meta-gradient is not captured (%s): %s", _first_line(failure), _SLOWER)
             return function
     torch.cuda.current_stream().wait_stream(aside)
@@ -189,7 +193,9 @@ def _rounds(function: Function, args: tuple[Any, ...]) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]
+    """What an error says, without what follows; a heading alone says nothing."""
+    first, _, rest = (str(error).strip() or type(error).__name__).partition("\n")
+    return f"{first} {rest.partition(chr(10))[0]}" if first.endswith(":") and rest else first
 
 
 def _prepared_once(function: Function, prepare: Callable[..., Function]) -> Function:

@@ -44,7 +44,7 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
         for_compiler: Whether the recording will be compiled, see `core.context`.
 
     Returns:
-        The recorded operations; valid for arguments of the same structure, shapes, types and device.
+        The recorded operations; valid for arguments of the same structure, shapes, types and device, of any strides.
     """
     args = tree_map(_alias, args)  # a tensor that comes twice is recorded as two
     written_out = _WRITTEN_OUT if for_compiler else None
@@ -56,6 +56,7 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
         recorded.graph.eliminate_dead_code()
     _compute_once(recorded.graph)
     _keep_results_apart(recorded.graph)
+    _take_any_strides(recorded.graph)
     recorded.recompile()
     return recorded
 
@@ -108,6 +109,13 @@ def _keep_results_apart(graph: Any) -> None:
         return node
 
     output.args = torch.fx.map_arg(output.args, apart)
+
+
+def _take_any_strides(graph: Graph) -> None:
+    """Let a reshape copy where it must: whether it was a view while recording depended on the strides seen there."""
+    for node in graph.nodes:
+        if node.target in _RESHAPES:
+            node.target = _aten.reshape.default
 
 
 def _memory_of(node: Any) -> Any:

@@ -84,7 +84,7 @@ def train(
     else:
         loaded = load_recipe(recipe, with_recorded_choices(path, settings) if resume else settings)
     existing = existing_run(path, loaded, resume)
-    if existing is not None and existing.is_finished and not differing_keys(loaded, recipe_of(existing)):
+    if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
         return existing
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
@@ -99,7 +99,7 @@ def train(
         existing = existing_run(path, loaded, resume)
         run = existing or _create(path, loaded, loaded_data, device)
         if existing is not None and differing_keys(loaded, recipe_of(existing)):
-            _extend(existing, loaded)
+            run = _record_changes(existing, loaded)
         log_every = 1 if loaded.loss.kind == "reinforce" else 100  # where an iteration takes seconds, each counts
         plan = loop.Plan(
             iterations=loaded.meta.iterations,
@@ -118,18 +118,26 @@ def train(
 
 
 def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
-    """The settings of a resume: iterations, and what follows from them, as recorded unless they say otherwise."""
+    """The settings of a resume: iterations and execution, as recorded unless they say otherwise."""
     chosen = list(settings)
     if "config.json" not in contents(path):
         return chosen
     recorded = recipe_of(RunFolder(path))
-    for key, value in (
-        ("meta.iterations", recorded.meta.iterations),
-        ("execution.compile", json.dumps(recorded.execution.compile)),
-    ):
-        if not any(setting.replace(" ", "").startswith(f"{key}=") for setting in chosen):
-            chosen.append(f"{key}={value}")
-    return chosen
+    execution = recorded.execution.model_dump(exclude_none=True)
+    known = {"meta.iterations": recorded.meta.iterations, **{f"execution.{key}": execution[key] for key in execution}}
+    asked = {setting.replace(" ", "").partition("=")[0] for setting in chosen}
+    whole = {key.partition(".")[0] for key in known} & asked  # execution={...} says all of it
+    return chosen + [
+        f"{key}={json.dumps(value)}"
+        for key, value in known.items()
+        if key not in asked and key.partition(".")[0] not in whole
+    ]
+
+
+def _differing(one: Recipe, other: Recipe) -> list[str]:
+    """Keys in which recipes differ, but for threads, chunks and the like, which change results by rounding alone."""
+    how = {f"execution.{key}" for key in type(one.execution).model_fields} - {"execution.precision"}
+    return [key for key in differing_keys(one, other) if key not in how]
 
 
 def _check_evaluation(recipe: Recipe, data: Data) -> None:
@@ -188,11 +196,11 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
             f"{path} already holds a run of {run.config.get('name')}: add --resume to go on with it, or choose "
             "another --out."
         )
-    differing = [key for key in differing_keys(recipe, recipe_of(run)) if key != "meta.iterations"]
+    differing = [key for key in _differing(recipe, recipe_of(run)) if key != "meta.iterations"]
     if differing:
         raise RunError(
-            f"A run goes on as it began, apart from meta.iterations: {', '.join(differing)} differ from the recipe in "
-            f"{path / 'config.json'}. Leave them as they were, or choose another --out."
+            f"A run goes on as it began, apart from meta.iterations and how it is executed: {', '.join(differing)} "
+            f"differ from the recipe in {path / 'config.json'}. Leave them as they were, or choose another --out."
         )
     asked, recorded = recipe.meta.iterations, recipe_of(run).meta.iterations
     if asked != recorded and (asked < recorded or recipe.meta.schedule != "constant"):
@@ -210,9 +218,10 @@ def _create(path: Path, recipe: Recipe, data: Data, device: str) -> RunFolder:
     return RunFolder.create(path, recipe_values(recipe), _versions(device))
 
 
-def _extend(run: RunFolder, recipe: Recipe) -> None:
-    (run.path / "params.safetensors").unlink(missing_ok=True)
-    RunFolder.create(run.path, recipe_values(recipe), read_json(run.path / "versions.json"))
+def _record_changes(run: RunFolder, recipe: Recipe) -> RunFolder:
+    if _differing(recipe, recipe_of(run)):  # it has further to go
+        (run.path / "params.safetensors").unlink(missing_ok=True)
+    return RunFolder.create(run.path, recipe_values(recipe), read_json(run.path / "versions.json"))
 
 
 def _versions(device: str) -> dict[str, Any]:

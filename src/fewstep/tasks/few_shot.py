@@ -89,7 +89,7 @@ class FewShot:
         images = flat.index_select(0, places.flatten().to(flat.device)).view(*places.shape, *flat.shape[1:])
         if self.rotate:
             turns = torch.randint(4, (num_tasks, self.ways), generator=generator)
-            images = _rotated(images, turns.to(images.device))
+            _rotate(images, turns)
         return Task(_batch(images[:, :, : self.shots]), _batch(images[:, :, self.shots :]))
 
     def flat(self) -> tuple[Tensor, list[int]]:
@@ -118,12 +118,15 @@ def _without_replacement(keys: Tensor, count: int) -> Tensor:
     return keys.topk(count).indices
 
 
-def _rotated(images: Tensor, turns: Tensor) -> Tensor:
-    """Images `[tasks, ways, examples, ...]` turned by 90 degrees times `turns` `[tasks, ways]`, in place."""
+def _rotate(images: Tensor, turns: Tensor) -> None:
+    """Turn images `[tasks, ways, examples, ...]` by 90 degrees times `turns` `[tasks, ways]`, in place.
+
+    Which ones is found out on the CPU, where the turns are: a mask on a GPU would wait for it six times.
+    """
+    of_classes = images.flatten(0, 1)  # a view
     for quarters in (1, 2, 3):
-        those = turns == quarters
-        images[those] = torch.rot90(images[those], quarters, (-2, -1))
-    return images
+        those = (turns.flatten() == quarters).nonzero().squeeze(1).to(images.device)
+        of_classes.index_copy_(0, those, torch.rot90(of_classes.index_select(0, those), quarters, (-2, -1)))
 
 
 def _batch(images: Tensor) -> Batch:
