@@ -124,7 +124,7 @@ def circumstances(cases: list[Case]) -> list[str]:
         machine = case["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         line = (
-            f"{case['date'][:10]}, {case['device']}, {machine['cpu']}, {case['threads']} of {machine['cores']} cores, "
+            f"{case['date'][:10]}, {machine.get('gpu') or case['device']}, {machine['cpu']}, {case['threads']} of {machine['cores']} cores, "
             f"Python {machine['python']}, {versions}; matrix products {case['matmul_rate'] / 1e9:.0f} GFLOP/s; "
             f"{case['seconds']:.0f} s for each case in {case['rounds']} rounds"
         )
