@@ -114,6 +114,20 @@ def test_colour_pictures_make_a_coloured_sheet(tmp_path):
         assert (255, 0, 0) in {colour[:3] for _, colour in sheet.getcolors(10**6)}
 
 
+def test_a_sheet_takes_another_font_for_names_that_its_own_cannot_write(tmp_path):
+    import numpy as np
+    from matplotlib.image import imread
+
+    from fewstep.reporting.contact_sheet import contact_sheet
+
+    def drawn(name):
+        contact_sheet({name: [np.zeros((8, 8), np.uint8)]}, [], tmp_path / "sheet.png")
+        return imread(tmp_path / "sheet.png")
+
+    # DejaVu Sans has neither a circled A nor a circled B, and would draw one box for both; matplotlib's STIX has them.
+    assert not np.array_equal(drawn("\u24b6"), drawn("\u24b7"))
+
+
 def bad(tmp_path, kind):
     """The --support of a kind of mistake."""
     folder = draw_support(tmp_path / "mine", {"bar": 1, "square": 1})

@@ -127,7 +127,7 @@ def _candidates(base: Recipe, settings: Iterable[str], device: str, *, rounded: 
     if not isinstance(base.algorithm, Averaging) and not isinstance(base.loss, ReinforceLoss):
         choices["execution.compile"] = ["false", "true"]
         choices["execution.precision"] = ["float32", *(["tf32"] if device != "cpu" else []), "bf16"] if rounded else []
-    varied = {key: values for key, values in choices.items() if values and key not in fixed}
+    varied = {key: values for key, values in choices.items() if values and not {key, "execution"} & fixed}
     for values in itertools.product(*varied.values()):
         yield tuple(f"{key}={value}" for key, value in zip(varied, values, strict=True))
 

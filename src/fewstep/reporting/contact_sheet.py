@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 
 from fewstep.training.records import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -21,8 +25,8 @@ _INK, _FAINT, _RULE = "#333333", "#7a7a7a", "#dddddd"
 _DPI = 120
 _CELL, _GAP, _CAPTION = 0.72, 0.1, 0.34
 """Inches: side of a picture, space between pictures, and space for two lines below it."""
-_NAMES, _SUPPORT_COLUMNS, _COLUMNS = 1.4, 4, 8
-"""Inches for the names of classes; most pictures side by side."""
+_NAMES, _HEADING, _SUPPORT_COLUMNS, _COLUMNS = 1.4, 2.7, 4, 8
+"""Inches for the names of classes and for the right heading; most pictures side by side."""
 _CLASSES, _LINES = 100, 4
 """Most classes, and most lines of pictures for each: a sheet is for looking at."""
 
@@ -56,6 +60,11 @@ def contact_sheet(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequ
     Raises:
         RunError: It cannot be written.
     """
+    with rc_context({"font.family": _families([*support, *(shown.name for shown in predictions)])}):
+        _draw(support, predictions, path)
+
+
+def _draw(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequence[Shown], path: Path) -> None:
     classes = list(support)[:_CLASSES]
     taken = {
         name: sorted((s for s in predictions if s.label == name), key=lambda s: -s.probability) for name in classes
@@ -68,7 +77,8 @@ def contact_sheet(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequ
     ]
     line_height, step = _CELL + _CAPTION, _CELL + _GAP
     right = _NAMES + narrow * step + 0.3
-    width, height = right + wide * step + 0.2, 0.55 + sum(lines) * line_height + 0.15
+    width = right + max(wide * step, _HEADING if wide else 0) + 0.2
+    height = 0.55 + sum(lines) * line_height + 0.15
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     axes.set_axis_off()
@@ -125,3 +135,22 @@ def _short(name: str, letters: int) -> str:
 
 def _percent(probability: float) -> str:
     return f"{100 * probability:.0f} %" if probability < 0.995 else "> 99 %"
+
+
+def _families(texts: Iterable[str]) -> list[str]:
+    """Fonts for these texts: matplotlib's own, and where it lacks a character the first on this machine that has it."""
+    families = ["DejaVu Sans"]
+    missing = set("".join(texts)) - _characters(font_manager.findfont(families[0]))
+    for font in font_manager.fontManager.ttflist if missing else ():
+        found = missing & _characters(font.fname)
+        if found and not font.name.startswith("Last Resort"):  # which has boxes for everything
+            families.append(font.name)
+            missing -= found
+    return families
+
+
+@cache
+def _characters(file: str) -> frozenset[str]:
+    with suppress(OSError, RuntimeError, ValueError):  # a damaged font has none
+        return frozenset(map(chr, FT2Font(file).get_charmap()))
+    return frozenset()
