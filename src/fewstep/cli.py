@@ -120,13 +120,22 @@ def main_options(
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, to be shown as a file.")] = None,
+    *,
+    keys: Annotated[bool, typer.Option("--keys", help="Show every key of a recipe, with values and defaults.")] = False,
 ) -> None:
-    """List the bundled recipes, or show one."""
+    """List the bundled recipes, show one, or all that a recipe may say."""
     from fewstep.experiments.recipe_files import bundled_recipes, bundled_text
     from fewstep.reporting.tables import recipes_table
 
     if name is not None:
         print(bundled_text(name), end="")
+        return
+    if keys:
+        from rich.markdown import Markdown
+
+        from fewstep.experiments.recipe_reference import reference
+
+        output.print(Markdown(reference()))
         return
     output.print(recipes_table(bundled_recipes()))
     output.print("Train one with: fewstep train NAME", highlight=False)

@@ -47,6 +47,7 @@ class Recipe(Section):
     """A whole experiment."""
 
     name: str = "custom"
+    """Printed with results; of a file, by default its name."""
     tasks: Annotated[
         SinusoidTasks
         | OmniglotTasks
@@ -66,8 +67,10 @@ class Recipe(Section):
     validation: Validation = Validation()
     evaluate: Evaluate = Evaluate()
     normalization: Normalization = "transductive"
+    """Statistics of batch normalisation for a query set: its own, the support set's, or a pretrained module's."""
     execution: Execution = Execution()
     seed: NonNegativeInt = 0
+    """Of the initialisation and of the tasks."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

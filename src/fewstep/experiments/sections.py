@@ -40,7 +40,9 @@ class SinusoidTasks(Section):
 
     kind: Literal["sinusoid"]
     shots: PositiveInt = 10
+    """Support examples of a task, K."""
     queries: PositiveInt = 10
+    """Query examples of a task."""
     reveal: bool = False
     """Append amplitude and phase to the inputs: the oracle."""
     pool: PositiveInt | None = None
@@ -51,8 +53,11 @@ class ImageTasks(Section):
     """N-way, K-shot classification of images; see `fewstep.tasks.few_shot`."""
 
     ways: Annotated[int, Field(ge=2, le=10**6)] = 5
+    """Classes of a task, N."""
     shots: PositiveInt = 1
+    """Support images of each class, K."""
     queries: PositiveInt = 1
+    """Query images of each class."""
     rotate: bool = False
     """Rotate each class of each task by 0, 90, 180 or 270 degrees."""
 
@@ -67,6 +72,7 @@ class OmniglotTasks(ImageTasks):
 
     kind: Literal["omniglot"]
     rotate: bool = True
+    """Rotate each class of each task by 0, 90, 180 or 270 degrees."""
 
 
 class GlyphsTasks(ImageTasks):
@@ -93,7 +99,9 @@ class FolderTasks(ImageTasks):
     path: str
     """Folder or zip archive, relative to the recipe."""
     image_size: Annotated[int, Field(gt=0, le=1024)] = 84
+    """Height and width that pictures are brought to, in pixels."""
     channels: Literal[1, 3] = 3
+    """1 for grey levels, 3 for colours."""
     invert: Literal["auto"] | bool = False
     """Turn dark on light into light on dark, for grey levels; "auto": where the border is light."""
     fit: Literal["pad", "crop", "stretch"] = "pad"
@@ -122,8 +130,11 @@ class TableTasks(Section):
     task: str
     """Column that says to which task a row belongs."""
     inputs: Annotated[list[str], Field(min_length=1)]
+    """Columns that the model sees."""
     targets: Annotated[list[str], Field(min_length=1)]
+    """Columns that it predicts."""
     shots: PositiveInt = 5
+    """Support rows of a task, K."""
     queries: PositiveInt | None = None
     """Query rows per task; by default all that are not in the support set."""
     fractions: Fractions = [0.7, 0.15, 0.15]
@@ -147,6 +158,7 @@ class NavigationTasks(EnvironmentTasks):
 
     kind: Literal["navigation"]
     horizon: PositiveInt = 100
+    """Time steps of an episode."""
 
 
 class LocomotionTasks(EnvironmentTasks):
@@ -156,6 +168,7 @@ class LocomotionTasks(EnvironmentTasks):
     physics: Literal["paper", "gymnasium"] = "paper"
     """Time steps, control ranges, observations and rewards of the paper, or of Gymnasium's current robots."""
     horizon: PositiveInt = 200
+    """Time steps of an episode."""
 
 
 ENVIRONMENTS: tuple[str, ...] = tuple(
@@ -169,7 +182,9 @@ class ReinforceLoss(Section):
 
     kind: Literal["reinforce"]
     discount: Fraction = 0.99
+    """Factor on rewards for each time step that they lie ahead."""
     gae_lambda: Fraction = 1.0
+    """Of generalised advantage estimation; 1: returns less the baseline."""
 
     @property
     def scale(self) -> float:
@@ -190,11 +205,17 @@ class MlpModel(Section):
     context: Annotated[int, Field(ge=0, le=10**6)] = 0
     """Features (of images: channels) that are parameters, appended to every input; see `fewstep.models.context`."""
     hidden: list[Size] = [40, 40]
+    """Units of each hidden layer."""
     init: Literal["torch", "xavier"] = "torch"
+    """Of the weights: PyTorch's own, or Xavier-uniform with biases of zero."""
     init_std: PositiveFloat | None = None
+    """Standard deviation of truncated normal weights, with biases of zero, in place of PyTorch's own."""
     norm: Literal["none", "batch"] = "none"
+    """Batch normalisation after each hidden layer, or none."""
     norm_gain: bool = False
+    """Whether normalisation has a meta-learned gain."""
     norm_eps: PositiveFloat = 1e-3
+    """Added to the variance."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -215,13 +236,19 @@ class ConvNetModel(Section):
     context: Annotated[int, Field(ge=0, le=1000)] = 0
     """Channels that are parameters, appended to every image; see `fewstep.models.context`."""
     filters: Size = 64
+    """Output channels of each block."""
     blocks: Annotated[int, Field(gt=0, le=10)] = 4
     """Each halves the image: at most 4 for 28 pixels, which are 1 after four, and 6 for 84."""
     downsample: Literal["stride", "max_pool"] = "stride"
+    """How a block halves the image: a convolution of stride 2, or 2x2 max-pooling."""
     pool: Literal["mean", "flatten"] = "mean"
+    """What the head sees: the mean over positions, or all of them."""
     norm_gain: bool = False
+    """Whether normalisation has a meta-learned gain."""
     norm_eps: PositiveFloat = 1e-3
+    """Added to the variance."""
     head_std: PositiveFloat | None = None
+    """Standard deviation of the head's first weights; by default Xavier-uniform like the rest."""
 
 
 class CustomModel(Section):
@@ -234,6 +261,7 @@ class Loss(Section):
     """What is descended, inside and outside."""
 
     kind: Literal["mse", "cross_entropy", "custom"]
+    """Squared error, softmax cross-entropy, or a loss passed from Python."""
     scale: float | Literal["ways"] = 1.0
     """Factor on the mean over examples; "ways": the number of classes, as in the paper's code."""
 
@@ -248,11 +276,17 @@ class MetaAlgorithm(Section):
     """A gradient-based meta-learner; see `fewstep.core.algorithms`."""
 
     kind: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "joint"]
+    """maml differentiates through the inner steps, fomaml does not; anil adapts the head alone, boil all but the head;
+    meta_sgd learns a rate for every parameter; reptile moves towards the adapted parameters; joint trains one model on
+    all tasks."""
     inner_lr: PositiveFloat = 0.01
+    """Inner step size alpha; where it is learned, where that begins."""
     steps: NonNegativeInt = 1
     """Inner steps in training; `joint` takes none."""
     rule: Literal["sgd", "momentum", "adam", "learned_sgd"] = "sgd"
+    """What an inner step does with the gradient."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of the rule momentum."""
     per: Literal["scalar", "tensor", "parameter"] = "parameter"
     """What has a learned rate of its own (rule `learned_sgd`)."""
     clip: PositiveFloat | None = None
@@ -291,8 +325,11 @@ class Averaging(Section):
 
     kind: Literal["averaging"]
     inner_lr: PositiveFloat = 0.01
+    """Of fine-tuning."""
     regularizer: Literal["none", "l2", "to_mean"] = "none"
+    """What keeps the networks small, or near each other."""
     strength: PositiveFloat = 1e-3
+    """Of the regularizer."""
 
     @property
     def steps(self) -> int:
@@ -324,6 +361,7 @@ class Meta(Section):
     optimizer: Literal["adam", "adamw", "sgd", "trpo"] = "adam"
     """"trpo" for reinforcement learning, and only there; see `fewstep.core.trust_region`."""
     lr: PositiveFloat = 1e-3
+    """Outer step size beta; of the optimizers but trpo."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of the optimizer sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -333,6 +371,7 @@ class Meta(Section):
     batch_size: Size = 25
     """Tasks per meta-update; images, for `algorithm.kind = "pretrained"`."""
     iterations: NonNegativeInt = 10_000
+    """Meta-updates."""
     max_kl: PositiveFloat = 0.01
     """Of the optimizer trpo: how far a meta-update may change the adapted policies."""
     curvature: Literal["exact", "finite_differences"] = "exact"
@@ -340,7 +379,9 @@ class Meta(Section):
     curvature_tasks: PositiveInt | None = None
     """Of the optimizer trpo: tasks that the curvature is measured on, by default all; fewer are faster."""
     clip_value: PositiveFloat | None = None
+    """Bound on every element of the meta-gradient."""
     clip_norm: PositiveFloat | None = None
+    """Bound on the norm of the meta-gradient."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -353,7 +394,9 @@ class Validation(Section):
     """Watching meta-validation tasks while training, to keep the best meta-parameters."""
 
     every: PositiveInt = 1000
+    """Iterations from one validation to the next."""
     tasks: PositiveInt = 200
+    """How many."""
     steps: NonNegativeInt | None = None
     """Inner steps after which tasks are scored; by default as many as in training."""
     shots: PositiveInt | None = None
@@ -368,20 +411,28 @@ class Variant(Section):
     """A further evaluation beside the first, different in what it gives."""
 
     shots: PositiveInt | None = None
+    """As above."""
     queries: PositiveInt | None = None
+    """As above."""
     normalization: Normalization | None = None
+    """As above."""
     method: Method | None = None
+    """As above."""
 
 
 class Evaluate(Section):
     """What `fewstep evaluate` does by default."""
 
     tasks: PositiveInt = 600
+    """How many, of meta-test."""
     steps: NonNegativeInt = 10
+    """Inner steps; the results after each of them are kept."""
     shots: PositiveInt | None = None
-    """By default as many as in training; queries and normalization likewise."""
+    """By default as many as in training."""
     queries: PositiveInt | None = None
+    """By default as many as in training."""
     normalization: Normalization | None = None
+    """By default as in training."""
     method: Method | None = None
     """Of a pretrained classifier; by default that of the algorithm."""
     trajectories: Size | None = None
@@ -402,6 +453,7 @@ class Execution(Section):
     """How the map over tasks runs; see `fewstep.core.over_tasks`."""
 
     over_tasks: Literal["auto", "vectorized", "sequential"] = "auto"
+    """All tasks at once, or one after the other; by default at once where the model can."""
     chunk_size: PositiveInt | None = None
     """Tasks computed together; by default all. Environments' tasks are thousands of actions each: 2 are fastest."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
