@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewstep.adapting.adapt import adapt
     from fewstep.adapting.loading import load
+    from fewstep.adapting.tables import predict_table
     from fewstep.core.algorithms import Algorithm, anil, boil, fomaml, joint, maml, meta_sgd, reptile
     from fewstep.core.over_tasks import auto, sequential, vectorized
     from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
@@ -47,6 +48,7 @@ _HOME = {
     "fewstep.adapting.adapt": ("adapt",),
     "fewstep.experiments.evaluate_run": ("evaluate",),
     "fewstep.adapting.loading": ("load",),
+    "fewstep.adapting.tables": ("predict_table",),
     "fewstep.experiments.runs": ("ready", "standardization"),
     "fewstep.experiments.train_run": ("train",),
     "fewstep.learners.reinforcement": ("ReinforcementLearner",),
@@ -83,6 +85,7 @@ __all__ = [
     "load",
     "maml",
     "meta_sgd",
+    "predict_table",
     "ready",
     "reptile",
     "sequential",

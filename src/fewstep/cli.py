@@ -476,8 +476,12 @@ def adapt(
         str,
         typer.Argument(metavar="RUN", help="A run folder, a ready initialisation, or an adapted model to go on with."),
     ],
-    support: Annotated[Path, typer.Option(help="Folder with a folder of pictures for each class.")],
-    predict: Annotated[Path | None, typer.Option(help="A picture, or a folder of them, to classify.")] = None,
+    support: Annotated[
+        Path, typer.Option(help="Folder with a folder of pictures for each class; of a run on a table, measured rows.")
+    ],
+    predict: Annotated[
+        Path | None, typer.Option(help="A picture, or a folder of them, to classify; of a run on a table, more rows.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Gradient steps; by default the recipe's evaluate.steps.")
     ] = None,
@@ -485,11 +489,23 @@ def adapt(
         HeadName | None,
         typer.Option(help="Where the head begins; by default as trained for as many classes, else prototype."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; by default adapted/SUPPORT.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write, by default adapted/SUPPORT; of a run on a table, a CSV file.")
+    ] = None,
     export: Annotated[ExportName | None, typer.Option(help="Write the model for other programs too.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Adapt a run on pictures to your own classes, from a few pictures of each."""
+    """Adapt a run on pictures to your own classes, from a few pictures of each; or a run on a table to new tasks."""
+    with messages.status("Loading"):
+        from fewstep.adapting.classifier import is_adapted
+        from fewstep.adapting.tables import is_on_table
+
+        on_table = not is_adapted(run) and is_on_table(run)
+    if on_table:
+        if head or export:
+            raise FewstepError("--head and --export go with runs on pictures: leave them out for a run on a table.")
+        _adapt_to_table(run, support, predict, steps, out, device)
+        return
     from fewstep.pictures import adapt_to_pictures, predictions_table
 
     with messages.status("Adapting"):
@@ -513,6 +529,33 @@ def adapt(
         output.print(f"Wrote {path}", highlight=False, soft_wrap=True, markup=False)
     if not outcome.predicted:
         output.print(f"Next: fewstep predict {outcome.folder} IMAGE", highlight=False, soft_wrap=True, markup=False)
+
+
+def _adapt_to_table(
+    run: str, support: Path, predict: Path | None, steps: int | None, out: Path | None, device: str
+) -> None:
+    from fewstep.adapting.tables import predict_table
+    from fewstep.reporting.tables import rows_table
+    from fewstep.training.records import replaced
+
+    if predict is None:
+        raise FewstepError(
+            "A run on a table needs rows to predict: give --predict, a CSV or Parquet file with the columns for task "
+            "and inputs."
+        )
+    file = out or Path("adapted") / f"{support.stem}.csv"
+    if file.suffix.lower() != ".csv" or file.is_dir():
+        raise FewstepError(f"--out must be a CSV file for a run on a table: got {file}. End it in .csv.")
+    with messages.status("Adapting"):
+        found = predict_table(run, support, predict, steps=steps, device=device)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(file) as temporary:
+        temporary.write_text(found.to_csv(), encoding="utf-8")
+    output.print(rows_table(found.header(), found.rows()))
+    counts = ", ".join(f"{name} ({rows})" for name, rows in found.support.items())
+    note = f"Adapted to {counts}; steps {found.steps}."
+    output.print(note, highlight=False, soft_wrap=True, markup=False)
+    output.print(f"Wrote {file}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -97,6 +97,24 @@ def recipes_table(recipes: Mapping[str, str]) -> Table:
     return table
 
 
+def rows_table(header: Sequence[str], rows: Sequence[Sequence[str]], most: int = 40) -> Table:
+    """Rows of a file, for the terminal.
+
+    Args:
+        header: Names of the columns; the first holds text, the others numbers.
+        rows: Their cells.
+        most: Rows to show; the others are counted.
+    """
+    table = empty_table()
+    for place, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if place else "left")
+    for row in rows[:most]:
+        table.add_row(*map(Text, row))
+    if len(rows) > most:
+        table.add_row(Text(f"and {len(rows) - most} more"))
+    return table
+
+
 def timings_table(ways: Iterable[tuple[Sequence[str], float, float, float]]) -> Table:
     """Ways to execute a recipe: their settings, and the seconds of a first and of later iterations, and of all."""
     table = empty_table()

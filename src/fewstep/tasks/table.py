@@ -78,11 +78,10 @@ def read_table(path: str | Path, task: str, inputs: Sequence[str], targets: Sequ
     Raises:
         DataError: The file cannot be read, lacks a column, or has a cell that is no finite number.
     """
-    path = Path(path).expanduser()
-    columns = [task, *inputs, *targets]
-    _check_roles(columns, inputs, targets)
-    read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
-    rows = _numeric_rows(path, read(path, columns), columns)
+    _check_roles([task, *inputs, *targets], inputs, targets)
+    rows: dict[str, list[list[float]]] = {}
+    for name, cells in read_rows(path, task, [*inputs, *targets]):
+        rows.setdefault(name, []).append(cells)
     values = {name: torch.tensor(group, dtype=torch.float64) for name, group in rows.items()}
     digest = hashlib.sha256(repr((task, tuple(inputs), tuple(targets))).encode())
     for name, group in values.items():
@@ -91,6 +90,25 @@ def read_table(path: str | Path, task: str, inputs: Sequence[str], targets: Sequ
     k = len(inputs)
     groups = {name: Batch(group[:, :k], group[:, k:]) for name, group in values.items()}
     return Table(groups, task, tuple(inputs), tuple(targets), digest.hexdigest())
+
+
+def read_rows(path: str | Path, task: str, columns: Sequence[str]) -> list[tuple[str, list[float]]]:
+    """The rows of a file as `read_table` takes it, in its order.
+
+    Args:
+        path: The file.
+        task: The column that names the task.
+        columns: Numeric columns.
+
+    Returns:
+        For each row the name of its task, and its numbers in the order of `columns`.
+
+    Raises:
+        DataError: As for `read_table`.
+    """
+    path = Path(path).expanduser()
+    read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
+    return _numeric_rows(path, read(path, [task, *columns]), [task, *columns])
 
 
 def split_tasks(
@@ -415,22 +433,22 @@ def _check_header(path: Path, header: list[str], columns: list[str]) -> None:
     if missing:
         raise DataError(
             f"`{path}` must have the columns {_quoted(columns)}: it lacks {_quoted(missing)}, and has "
-            f"{_quoted(header)}. Correct `tasks.task`, `tasks.inputs` or `tasks.targets`."
+            f"{_quoted(header)}. Rename its columns, or correct `tasks.task`, `tasks.inputs` or `tasks.targets`."
         )
 
 
-def _numeric_rows(path: Path, raw: _Raw, columns: list[str]) -> dict[str, list[list[float]]]:
-    """Each task's rows as numbers, in the order of `columns` without the first, which names the task."""
+def _numeric_rows(path: Path, raw: _Raw, columns: list[str]) -> list[tuple[str, list[float]]]:
+    """Each row's task, named by the first of `columns`, and its numbers in the order of the others."""
     if not raw.rows:
         raise _empty(path, "column names only")
     task, *places = [raw.header.index(name) for name in columns]
-    groups: dict[str, list[list[float]]] = {}
+    rows: list[tuple[str, list[float]]] = []
     faults: list[str] = []
     for number, cells in raw.rows:
         name = "" if cells[task] is None else str(cells[task]).strip()
         values = [_number(cells[place]) for place in places]
         if name and None not in values:
-            groups.setdefault(name, []).append([value for value in values if value is not None])
+            rows.append((name, [value for value in values if value is not None]))
             continue
         wrong = [place for place, value in zip(places, values, strict=True) if value is None]
         for place in wrong if name else [task, *wrong]:
@@ -438,10 +456,10 @@ def _numeric_rows(path: Path, raw: _Raw, columns: list[str]) -> dict[str, list[l
             faults.append(f"{raw.unit} {number}, {raw.header[place]!r}: {cell}")
     if faults:
         raise DataError(
-            f"Every row of `{path}` must name its task and have finite numbers as inputs and targets: got "
+            f"Every row of `{path}` must name its task and have finite numbers where numbers are read: got "
             f"{len(faults)} other cells, {_listed(faults, '; ')}. Correct or remove these rows."
         )
-    return groups
+    return rows
 
 
 def _number(cell: Any) -> float | None:

@@ -1,0 +1,151 @@
+"""`fewstep adapt` for a run on a table: a few measured rows of new tasks, and what they say of further rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewstep.adapting.fitting import fit_regressor
+from fewstep.adapting.initialisation import initialisation
+from fewstep.errors import DataError, RecipeError
+from fewstep.experiments.runs import open_run, recipe_of, standardization
+from fewstep.experiments.sections import TableTasks
+from fewstep.tasks.table import read_rows, read_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from fewstep.core.types import Batch
+    from fewstep.training.records import RunFolder
+
+_NAMED = 10  # so many tasks are named in an error
+_FAR = 5
+"""Standard deviations from the mean of the training inputs, beyond which hardly a table has any."""
+
+log = logging.getLogger(__name__)
+
+
+class TablePredictions(NamedTuple):
+    """Rows that were predicted, in the order of their file.
+
+    Attributes:
+        columns: The columns that name the task, its inputs and its targets.
+        tasks: The task of each row.
+        inputs: In the user's units, float64 `[rows, input columns]`.
+        targets: Predicted, in the user's units, float64 `[rows, target columns]`.
+        support: The number of support rows of each task.
+        steps: Gradient steps.
+    """
+
+    columns: tuple[str, tuple[str, ...], tuple[str, ...]]
+    tasks: list[str]
+    inputs: Tensor
+    targets: Tensor
+    support: dict[str, int]
+    steps: int
+
+    def header(self) -> list[str]:
+        """The names of the columns: predicted ones are called `predicted_` and their target."""
+        task, inputs, targets = self.columns
+        return [task, *inputs, *(f"predicted_{name}" for name in targets)]
+
+    def rows(self) -> list[list[str]]:
+        """The cells of each row, predictions with up to six digits."""
+        cells = zip(self.tasks, self.inputs.tolist(), self.targets.tolist(), strict=True)
+        return [[task, *(f"{x:.12g}" for x in given), *(f"{y:.6g}" for y in found)] for task, given, found in cells]
+
+    def to_csv(self) -> str:
+        """Header and rows."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.header(), *self.rows()])
+        return text.getvalue()
+
+
+def is_on_table(run: str | Path | RunFolder) -> bool:
+    """Whether a run learned from a table.
+
+    Raises:
+        FewstepError: It is no run.
+    """
+    return isinstance(recipe_of(open_run(run)).tasks, TableTasks)
+
+
+def predict_table(
+    run: str | Path | RunFolder,
+    support: str | Path,
+    queries: str | Path,
+    *,
+    steps: int | None = None,
+    model: nn.Module | None = None,
+    checkpoint: Literal["best", "final"] = "best",
+    device: str = "cpu",
+) -> TablePredictions:
+    """Adapt a run's initialisation to each task of a table, and predict the targets of further rows.
+
+    Args:
+        run: A run folder, trained on a table.
+        support: CSV or Parquet file with the run's columns for task, inputs and targets: the measured rows of one new
+            task or of several, each of which is adapted to by itself.
+        queries: Such a file with the columns for task and inputs: rows of these tasks to predict.
+        steps: Gradient steps; by default what the recipe is evaluated with.
+        model: The module that the run was trained with, if it was passed from Python.
+        checkpoint: "best" by validation, or "final".
+        device: Where to adapt.
+
+    Raises:
+        FewstepError: The run was not trained on a table, a file lacks a column or a number, or a task has no support.
+    """
+    folder = open_run(run)
+    recipe = recipe_of(folder)
+    tasks = recipe.tasks
+    if not isinstance(tasks, TableTasks):
+        raise RecipeError(
+            f"Tables need a run that was trained on a table: {folder.path.name} was trained on {tasks.kind} tasks. "
+            "Use another run."
+        )
+    scale = standardization(folder)
+    measured = read_table(support, tasks.task, tasks.inputs, tasks.targets).groups
+    asked = read_rows(queries, tasks.task, tasks.inputs)
+    names, inputs = [name for name, _ in asked], torch.tensor([row for _, row in asked], dtype=torch.float64)
+    _require_support(measured, names, support, queries)
+    _tell_of_far(tasks.inputs, scale.inputs(torch.cat([inputs, *(measured[name].inputs for name in set(names))])))
+    start = initialisation(folder, model, checkpoint, "mse")
+    steps = recipe.evaluate.steps if steps is None else steps
+    targets = torch.empty(len(names), len(tasks.targets), dtype=torch.float64)
+    for task in dict.fromkeys(names):
+        adapted = fit_regressor(start, scale.standardize(measured[task]), steps, device=device)
+        here = torch.tensor([name == task for name in names])
+        targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
+    counts = {name: len(measured[name].targets) for name in dict.fromkeys(names)}
+    columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
+    return TablePredictions(columns, names, inputs, targets, counts, steps)
+
+
+def _require_support(measured: Mapping[str, Batch], names: list[str], support: str | Path, queries: str | Path) -> None:
+    strangers = [name for name in dict.fromkeys(names) if name not in measured]
+    if strangers:
+        listed = ", ".join(map(repr, strangers[:_NAMED])) + (" ..." if len(strangers) > _NAMED else "")
+        raise DataError(
+            f"Every task of `{queries}` must have measured rows in `{support}`: there are none of {listed}. Add some, "
+            "or correct the names."
+        )
+
+
+def _tell_of_far(columns: Sequence[str], inputs: Tensor) -> None:
+    """Warn of columns that lie where nothing was learned, another unit for instance; inputs are standardised."""
+    farthest = dict(zip(columns, inputs.abs().amax(0).tolist(), strict=True))
+    far = [f"{name} ({distance:.0f})" for name, distance in farthest.items() if distance > _FAR]
+    if far:
+        log.warning(
+            "Inputs lie far from those that the run was trained with, in standard deviations of these: %s. Check their "
+            "unit; predictions there are guesses.",
+            ", ".join(far),
+        )

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+import fewstep
+from fewstep.errors import DataError, RecipeError
+from fewstep.experiments.train_run import train
+
+SUPPORT = "log_dose,compound,response,note\n-8,new,5,a\n-7,new,20,b\n-5,new,88,c\n-8,other,90,d\n"
+QUERIES = "compound,log_dose\nnew,-6\nother,-5\nnew,-7.5\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    settings = ["meta.iterations=20", "model.hidden=[8]", "validation.tasks=4"]
+    return fewstep.train("dose-response", out=tmp_path_factory.mktemp("table") / "run", settings=settings).path
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "support.csv").write_text(SUPPORT)
+    (tmp_path / "queries.csv").write_text(QUERIES)
+    return tmp_path / "support.csv", tmp_path / "queries.csv"
+
+
+def test_each_task_of_a_table_is_adapted_to_by_itself(run, files):
+    found = fewstep.predict_table(run, *files, steps=3)
+    learner, scale = fewstep.load(run), fewstep.standardization(run)
+    rows = {"new": [(-8, 5), (-7, 20), (-5, 88)], "other": [(-8, 90)]}
+    for task, x, predicted in zip(found.tasks, found.inputs, found.targets, strict=True):
+        inputs, targets = torch.tensor(rows[task], dtype=torch.float64).split(1, dim=1)
+        adapted = learner.adapt(scale.standardize(fewstep.Batch(inputs, targets)), 3)
+        expected = scale.restore(adapted(scale.inputs(x.unsqueeze(0))))
+        assert torch.allclose(predicted, expected[0], rtol=1e-5)
+    assert found.tasks == ["new", "other", "new"]
+    assert found.support == {"new": 3, "other": 1}
+
+
+def test_rows_are_predicted_as_the_estimator_does(run, files):
+    found = fewstep.predict_table(run, *files)
+    estimator = fewstep.FewShotRegressor.from_run(run).fit(
+        np.array([[-8.0], [-7.0], [-5.0]]), np.array([5.0, 20.0, 88.0])
+    )
+    assert found.targets[[0, 2], 0].tolist() == pytest.approx(estimator.predict(np.array([[-6.0], [-7.5]])), rel=1e-5)
+
+
+def test_adapt_writes_predictions_beside_the_rows_asked_for(fewstep, run, files, tmp_path):
+    support, queries = files
+    code, out, _ = fewstep(
+        "adapt", run, "--support", support, "--predict", queries, "--out", tmp_path / "new" / "p.csv"
+    )
+    assert code == 0
+    assert "Adapted to new (3), other (1); steps 10." in out
+    rows = list(csv.DictReader((tmp_path / "new" / "p.csv").read_text().splitlines()))
+    assert [(row["compound"], float(row["log_dose"])) for row in rows] == [("new", -6), ("other", -5), ("new", -7.5)]
+    assert all(np.isfinite(float(row["predicted_response"])) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("support", "queries", "said"),
+    [
+        (SUPPORT, QUERIES + "third,-6\n", "none of 'third'"),
+        (SUPPORT.replace("response", "answer"), QUERIES, "lacks 'response'"),
+        (SUPPORT, QUERIES.replace("-7.5", "high"), "line 4, 'log_dose': 'high'"),
+        ("compound,log_dose,response\n", QUERIES, "column names only"),
+    ],
+)
+def test_faults_of_the_users_files_are_named(run, tmp_path, support, queries, said):
+    (tmp_path / "support.csv").write_text(support)
+    (tmp_path / "queries.csv").write_text(queries)
+    with pytest.raises(DataError, match=said):
+        fewstep.predict_table(run, tmp_path / "support.csv", tmp_path / "queries.csv")
+
+
+def test_inputs_in_another_unit_are_told_of(run, files, caplog):
+    fewstep.predict_table(run, *files)
+    assert not caplog.records
+    files[1].write_text(QUERIES.replace("-7.5", "1000"))
+    fewstep.predict_table(run, *files)
+    assert "log_dose (" in caplog.text
+
+
+def test_what_goes_with_pictures_alone_is_refused(fewstep, run, files, tmp_path):
+    support, queries = files
+    for options, said in (
+        (["--predict", queries, "--head", "zero"], "--head"),
+        ([], "--predict"),
+        (["--predict", queries, "--out", tmp_path], "must be a CSV file"),
+    ):
+        code, _, err = fewstep("adapt", run, "--support", support, *options)
+        assert code == 2
+        assert said in err
+
+
+def test_a_run_on_something_else_takes_no_table(files):
+    with pytest.raises(RecipeError, match="trained on sinusoid tasks"):
+        fewstep.predict_table("sinusoid-10shot", *files)
+
+
+def test_a_table_of_ones_own_is_learned_from_and_adapted_to(fewstep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{machine},{x},{machine * x}" for machine in range(12) for x in range(6)]
+    (tmp_path / "slopes.csv").write_text("\n".join(["machine,x,y", *rows]))
+    (tmp_path / "new.csv").write_text("machine,x,y\nmine,1,2\nmine,2,4\n")
+    recipe = {"tasks": {"kind": "table", "path": "slopes.csv", "task": "machine", "inputs": ["x"], "targets": ["y"]}}
+    recipe |= {"model": {"kind": "mlp"}, "algorithm": {"kind": "maml"}, "meta": {"iterations": 2}}
+    train(recipe, out="run", settings=["tasks.shots=3", "tasks.queries=3"])
+    code, out, _ = fewstep("adapt", "run", "--support", "new.csv", "--predict", "new.csv")
+    assert code == 0
+    assert "Wrote adapted/new.csv" in out
+    assert (tmp_path / "adapted" / "new.csv").read_text().startswith("machine,x,predicted_y\nmine,1,")
