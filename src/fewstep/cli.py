@@ -245,7 +245,7 @@ def evaluate(
 ) -> None:
     """Evaluate a run on tasks that it has not seen; the result is stored in the run too."""
     with messages.status("Loading"):
-        from fewstep.experiments.evaluate_run import evaluate as evaluate_run
+        from fewstep.experiments.evaluate_run import evaluate_each
         from fewstep.experiments.runs import open_run, recipe_of
         from fewstep.experiments.transfer import transferred
     folder = open_run(run)
@@ -262,23 +262,21 @@ def evaluate(
     variants = [asked]
     if not as_json and not any(asked.values()):
         variants += [asked | variant.model_dump() for variant in recipe.evaluate.variants]
-    results: list[dict[str, Any]] = []
-    for variant in variants:
-        with messages.status("Evaluating") as status:
-            results.append(
-                evaluate_run(
-                    folder,
-                    tasks_from=tasks_from,
-                    **variant,
-                    steps=steps,
-                    tasks=tasks,
-                    split=split.value,
-                    checkpoint=checkpoint.value,
-                    data=data,
-                    device=device,
-                    progress=lambda done: status.update(f"Evaluating: {done} tasks"),
-                )
+    with messages.status("Evaluating") as status:
+        results = list(
+            evaluate_each(
+                folder,
+                variants,
+                tasks_from=tasks_from,
+                steps=steps,
+                tasks=tasks,
+                split=split.value,
+                checkpoint=checkpoint.value,
+                data=data,
+                device=device,
+                progress=lambda done: status.update(f"Evaluating: {done} tasks"),
             )
+        )
     if as_json:
         print(json.dumps(results[0]))
         return

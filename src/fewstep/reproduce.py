@@ -169,13 +169,22 @@ def _reproduced(row: Row, run: RunFolder, data: Path | None, device: str) -> Rep
         asked += [{"shots": row.shots, "queries": row.shots, "normalization": "support"}]
     if row.method:
         asked = [each | {"method": row.method} for each in asked]
-    evaluations = [_evaluated(run, recipe, each, data, device) for each in asked]
-    return Reproduced(row.name, row.steps, recipe.meta.iterations, evaluations)
+    return Reproduced(row.name, row.steps, recipe.meta.iterations, _evaluated(run, recipe, asked, data, device))
 
 
-def _evaluated(run: RunFolder, recipe: Recipe, asked: dict[str, Any], data: Path | None, device: str) -> dict[str, Any]:
-    """An evaluation that the run has already, or a new one."""
-    from fewstep.experiments.evaluate_run import evaluate
+def _evaluated(
+    run: RunFolder, recipe: Recipe, asked: list[dict[str, Any]], data: Path | None, device: str
+) -> list[dict[str, Any]]:
+    """For each way to evaluate the evaluation that the run has already, or a new one."""
+    from fewstep.experiments.evaluate_run import evaluate_each
+
+    found = [_stored(run, recipe, each) for each in asked]
+    missing = [each for each, known in zip(asked, found, strict=True) if known is None]
+    new = iter(evaluate_each(run, missing, data=data, device=device) if missing else ())
+    return [next(new) if known is None else known for known in found]
+
+
+def _stored(run: RunFolder, recipe: Recipe, asked: dict[str, Any]) -> dict[str, Any] | None:
     from fewstep.experiments.recipe_files import evaluation_plan
     from fewstep.reporting.reading import evaluations
 
@@ -192,4 +201,4 @@ def _evaluated(run: RunFolder, recipe: Recipe, asked: dict[str, Any], data: Path
         same_steps = len(evaluation["steps"]) == plan.steps + 1
         if same_steps and all(evaluation.get(key) == value for key, value in wanted.items()):
             return evaluation
-    return evaluate(run, **asked, data=data, device=device)
+    return None

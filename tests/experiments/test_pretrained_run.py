@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import fewstep
 from fewstep.errors import RecipeError
+from fewstep.experiments import evaluate_run
 from fewstep.experiments.evaluate_run import _candidates
 from fewstep.experiments.recipe_files import evaluation_plan, load_recipe
 from fewstep.experiments.sections import Pretrained
@@ -104,3 +105,20 @@ def test_what_pretraining_cannot_do_is_refused(settings, words):
     with pytest.raises(RecipeError) as caught:
         load_recipe(RECIPE, settings)
     assert words in str(caught.value)
+
+
+def test_several_ways_to_evaluate_are_tuned_once_on_as_many_tasks_as_the_recipe_says(tmp_path, monkeypatch):
+    settings = ["meta.iterations=2", "model.hidden=[4]", "evaluate.tune_tasks=3"]
+    settings += ["evaluate.tune_inner_lr=[0.1, 0.2]", "evaluate.tasks=5", "validation.tasks=2"]
+    trained = fewstep.train("sinusoid-5shot", out=tmp_path / "run", settings=settings)
+    drawn: list[tuple[str, int]] = []
+    measured = evaluate_run.measured
+
+    def counting(*args, split, tasks, **how):
+        drawn.append((split, tasks))
+        return measured(*args, split=split, tasks=tasks, **how)
+
+    monkeypatch.setattr(evaluate_run, "measured", counting)
+    ways = list(evaluate_run.evaluate_each(trained, [{}, {"queries": 3}, {"shots": 2}]))
+    assert drawn == [*[("val", 3)] * 2, ("test", 5), ("test", 5), *[("val", 3)] * 2, ("test", 5)]
+    assert ways[1] == fewstep.evaluate(trained, queries=3)

@@ -252,3 +252,4 @@ def test_an_evaluation_that_diverges_has_no_returns_from_there_on() -> None:
     assert returns.shape == (3, 3)
     assert returns[:, 0].isfinite().all()
     assert returns[:, 1:].isnan().all()
+    assert agent.evaluate(tasks(), steps=2, last_only=True)["return"].isnan().all()

@@ -111,6 +111,14 @@ def test_evaluation_equals_adapting_to_each_task_by_hand():
             torch.testing.assert_close(curves[i, steps], by_hand)
 
 
+def test_judging_after_the_last_step_alone_gives_the_end_of_the_curve():
+    learner = sinusoid_learner()
+    tasks = Sinusoid(shots=4, queries=6).sample(3, generator(0, "e"))
+    for steps in (0, 2):
+        curves, last = learner.evaluate(tasks, steps), learner.evaluate(tasks, steps, last_only=True)
+        assert all(torch.equal(last[name], curves[name][:, -1:]) for name in curves)
+
+
 def test_evaluation_builds_no_graph():
     curves = sinusoid_learner().evaluate(Sinusoid().sample(2, generator(0, "e")), steps=2)
     assert not any(values.requires_grad for values in curves.values())

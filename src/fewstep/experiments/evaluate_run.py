@@ -27,7 +27,7 @@ from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
 from fewstep.training.records import MORE_IS_BETTER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -90,6 +90,62 @@ def evaluate(
     Raises:
         FewstepError: The folder is no finished run, or data are missing.
     """
+    asked = {"shots": shots, "queries": queries, "normalization": normalization}
+    asked |= {"method": method, "trajectories": trajectories}
+    (result,) = evaluate_each(
+        run,
+        [asked],
+        tasks_from=tasks_from,
+        steps=steps,
+        tasks=tasks,
+        split=split,
+        checkpoint=checkpoint,
+        data=data,
+        model=model,
+        task_distribution=task_distribution,
+        loss=loss,
+        device=device,
+        progress=progress,
+    )
+    return result
+
+
+def evaluate_each(
+    run: str | Path | RunFolder,
+    asked: Iterable[Mapping[str, Any]],
+    *,
+    tasks_from: str | Path | Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    tasks: int | None = None,
+    split: Split = "test",
+    checkpoint: Literal["best", "final"] = "best",
+    data: str | Path | None = None,
+    model: nn.Module | None = None,
+    task_distribution: CustomTasks | None = None,
+    loss: Loss | None = None,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Evaluate a run in several ways: its data are loaded once, and what is tuned is tuned once for its shots.
+
+    Args:
+        run: As for `evaluate`, which says what the others are.
+        asked: For each way its shots, queries, normalization, method and trajectories, where not the recipe's.
+        tasks_from: See there, as for all that follows.
+        steps: See there.
+        tasks: See there.
+        split: See there.
+        checkpoint: See there.
+        data: See there.
+        model: See there.
+        task_distribution: See there.
+        loss: See there.
+        device: See there.
+        progress: See there.
+
+    Yields:
+        For each way what `evaluate` returns.
+    """
     if hasattr(tasks, "sample") or hasattr(tasks, "sample_tasks"):  # what `train` takes by this name
         raise RecipeError(
             f"`tasks` of `evaluate` is a number of tasks: got {type(tasks).__name__}. Pass what they are drawn from as "
@@ -99,16 +155,10 @@ def evaluate(
     recipe, others = recipe_of(folder), None
     if tasks_from is not None:
         recipe, others = transferred(recipe, tasks_from)
-    asked = {
-        "shots": shots,
-        "queries": queries,
-        "normalization": normalization,
-        "method": method,
-        "trajectories": trajectories,
-    }
-    plan = evaluation_plan(recipe, asked | {"steps": steps, "tasks": tasks})
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
+    counts = {"steps": steps, "tasks": tasks}
+    plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)
 
@@ -123,21 +173,32 @@ def evaluate(
             device=device,
         )
 
+    best: dict[tuple[int | None, str | None], Recipe] = {}
     with computing_as(recipe):
-        recipe = tuned(recipe, loaded, plan, learner_of)
-        learner = learner_of(recipe)
-        evaluation = _curves(learner, loaded, plan, split, progress)
-        result = described(recipe, plan, evaluation, split) | {
-            **({} if others is None else {"tasks_from": others}),
-            "inner_lr": None if learner.meta.rule or plan.method == "nearest_neighbour" else recipe.algorithm.inner_lr,
-            "checkpoint": checkpoint,
-            "iteration": learner.iteration,
-        }
-        if folder.path.parent != READY:  # what comes with fewstep stays as it came
-            folder.write_evaluation(_name(result), result)
-            if others is None and not any(asked.values()):  # variants leave the example of the recipe's own evaluation
-                illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
-    return result
+        for each, plan in plans:
+            key = plan.shots, plan.method
+            if key not in best:
+                own = evaluation_plan(recipe, {"shots": each.get("shots"), "method": each.get("method"), **counts})
+                best[key] = tuned(recipe, loaded, own, learner_of)
+            chosen = best[key]
+            learner = learner_of(chosen)
+            evaluation = _curves(learner, loaded, plan, split, progress)
+            result = described(chosen, plan, evaluation, split) | {
+                **({} if others is None else {"tasks_from": others}),
+                "inner_lr": None if _has_no_rate(learner, plan) else chosen.algorithm.inner_lr,
+                "checkpoint": checkpoint,
+                "iteration": learner.iteration,
+            }
+            if folder.path.parent != READY:  # what comes with fewstep stays as it came
+                folder.write_evaluation(_name(result), result)
+                if others is None and not any(each.values()):  # other ways leave the example of the recipe's own
+                    illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
+            yield result
+
+
+def _has_no_rate(learner: BuiltLearner, plan: Evaluate) -> bool:
+    """Whether there is no one inner rate to tell: each parameter has its own, or there are no steps."""
+    return bool(learner.meta.rule) or plan.method == "nearest_neighbour"
 
 
 def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Recipe], BuiltLearner]) -> Recipe:
@@ -146,6 +207,7 @@ def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Reci
     if len(candidates) == 1:
         return candidates[0]
     metric = metric_of(recipe)
+    plan = plan.model_copy(update={"tasks": plan.tune_tasks or plan.tasks})
     scores = [_tuning_score(_curves(learner_of(c), data, plan, "val").curves[metric], metric) for c in candidates]
     return candidates[scores.index(min(scores))]
 

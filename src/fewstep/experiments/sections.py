@@ -447,6 +447,8 @@ class Evaluate(Section):
     """Step sizes to choose from, on meta-validation tasks, before testing (the paper's pretrained baseline)."""
     tune_distance: list[Distance] = []
     """Distances between neighbours to choose from, likewise."""
+    tune_tasks: PositiveInt | None = None
+    """Meta-validation tasks to choose on; by default as many as are tested."""
 
 
 class Execution(Section):

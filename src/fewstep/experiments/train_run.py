@@ -166,6 +166,7 @@ def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[]
             seed=recipe.evaluate.seed,
             split="val",
             at_once=data.at_once,
+            last_only=True,
         )
         last = {name: values[:, -1].mean().item() for name, values in evaluation.curves.items()}
         metric = metric_of(recipe)

@@ -111,10 +111,12 @@ class AveragingLearner:
         self._mean.load_meta(self.meta)
         return self._mean.adapt(support, steps)
 
-    def evaluate(self, tasks: Any, steps: int, normalization: Normalization | None = None) -> dict[str, Tensor]:
+    def evaluate(
+        self, tasks: Any, steps: int, normalization: Normalization | None = None, *, last_only: bool = False
+    ) -> dict[str, Tensor]:
         """Fine-tune the average network; see `SupervisedLearner.evaluate`."""
         self._mean.load_meta(self.meta)
-        return self._mean.evaluate(tasks, steps, normalization)
+        return self._mean.evaluate(tasks, steps, normalization, last_only=last_only)
 
     def constants(self) -> str:
         """As for `SupervisedLearner`."""

@@ -27,8 +27,11 @@ class Learner(Protocol):
         """One meta-update on a meta-batch; returns what to record about it."""
         ...
 
-    def evaluate(self, tasks: Any, steps: int) -> dict[str, Tensor]:
-        """Each metric `[tasks, steps + 1]` on unseen data of each task after 0 to `steps` inner steps."""
+    def evaluate(self, tasks: Any, steps: int, *, last_only: bool = False) -> dict[str, Tensor]:
+        """Each metric `[tasks, steps + 1]` on unseen data of each task after 0 to `steps` inner steps.
+
+        Or `[tasks, 1]` after the last of them alone, which costs less.
+        """
         ...
 
     def constants(self) -> str:

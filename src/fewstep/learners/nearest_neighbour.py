@@ -89,6 +89,8 @@ class NearestNeighbour:
         tasks: Task | Sequence[Task],
         steps: int = 0,  # noqa: ARG002
         normalization: Normalization | None = None,
+        *,
+        last_only: bool = False,  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """Query metrics; there are no steps.
 
@@ -96,6 +98,7 @@ class NearestNeighbour:
             tasks: A `Task` with a leading `tasks` axis, or a list of them, one for each size.
             steps: Ignored.
             normalization: Policy for the query sets, by default the one built with.
+            last_only: Ignored.
 
         Returns:
             For each metric, `[tasks, 1]`.

@@ -60,10 +60,12 @@ class PretrainedLearner:
         self._share()
         return self._few_shot.adapt(support, steps)
 
-    def evaluate(self, tasks: Any, steps: int, normalization: Normalization | None = None) -> dict[str, Tensor]:
-        """Metrics on few-shot tasks, `[tasks, steps + 1]` of fine-tuning, `[tasks, 1]` of nearest neighbour."""
+    def evaluate(
+        self, tasks: Any, steps: int, normalization: Normalization | None = None, *, last_only: bool = False
+    ) -> dict[str, Tensor]:
+        """Metrics on few-shot tasks, as for `SupervisedLearner` where it is fine-tuned, `[tasks, 1]` of neighbours."""
         self._share()
-        return self._few_shot.evaluate(tasks, steps, normalization)
+        return self._few_shot.evaluate(tasks, steps, normalization, last_only=last_only)
 
     def constants(self) -> str:
         """As for `SupervisedLearner`."""

@@ -250,12 +250,14 @@ class ReinforcementLearner:
         asked = self._trajectories if trajectories is None else trajectories
         yield from self._adaptation(tasks, counted(steps), asked, self._test_rule, Stopwatch())
 
-    def evaluate(self, tasks: Mdp, steps: int, trajectories: int | None = None) -> dict[str, Tensor]:
+    def evaluate(
+        self, tasks: Mdp, steps: int, trajectories: int | None = None, *, last_only: bool = False
+    ) -> dict[str, Tensor]:
         """Average returns along the adaptation to each task; takes the arguments of `rollouts`.
 
         Returns:
             "return", `[tasks, S + 1]`: without discount, of the trajectories sampled after each step; nan from the
-            step on after which the adaptation diverged.
+            step on after which the adaptation diverged. With `last_only`, `[tasks, 1]`.
 
         Raises:
             NonFiniteError: What is sampled is not finite before any step, which is no fault of the adaptation.
@@ -268,7 +270,7 @@ class ReinforcementLearner:
             if not returns:
                 raise
             returns += [torch.full_like(returns[0], math.nan)] * (steps + 1 - len(returns))
-        return {"return": torch.stack(returns, dim=1)}
+        return {"return": torch.stack(returns[-1:] if last_only else returns, dim=1)}
 
     def adapt(self, task: Tensor, steps: int | None = None, seed: int = 0) -> nn.Module:
         """Adapt to one task of the environment.

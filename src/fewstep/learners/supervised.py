@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -118,7 +119,7 @@ class SupervisedLearner:
         self._over_tasks = over_tasks or auto()
         self._task_gradient = algorithm.gradient(self._support_loss, self._query_loss, algorithm.rule, algorithm.steps)
         self._meta_gradient = run(self._mean_gradient)
-        self._curves: dict[tuple[int, Normalization, UpdateRule], Callable[[MetaParams, Task], Any]] = {}
+        self._curves: dict[tuple[int, Normalization, UpdateRule, bool], Callable[[MetaParams, Task], Any]] = {}
         self._movements: dict[int, Callable[[MetaParams, Task], Any]] = {}
         self._leaves = leaves(self.meta)
         self._optimizer = (optimizer or adam())(self._leaves)
@@ -174,6 +175,8 @@ class SupervisedLearner:
         steps: int,
         normalization: Normalization | None = None,
         rule: UpdateRule | None = None,
+        *,
+        last_only: bool = False,
     ) -> dict[str, Tensor]:
         """Query metrics along the adaptation to each task; keeps no graph.
 
@@ -182,14 +185,16 @@ class SupervisedLearner:
             steps: S, inner steps; any number, whatever was trained with.
             normalization: Policy for the query sets, by default the learner's own.
             rule: Inner-loop rule, by default the algorithm's; `Only(..., learner.algorithm.rule)` adapts a part.
+            last_only: Whether the query set is judged after the last step alone.
 
         Returns:
-            For each metric, `[tasks, S + 1]`: before the first step and after each.
+            For each metric, `[tasks, S + 1]`: before the first step and after each. Or `[tasks, 1]`.
 
         Raises:
             ValueError: `steps` is negative, or the policy is not one that this learner can follow.
         """
-        key = (counted(steps), policy_followed(normalization, self.normalization), rule or self.algorithm.rule)
+        policy = policy_followed(normalization, self.normalization)
+        key = (counted(steps), policy, rule or self.algorithm.rule, last_only)
         if key not in self._curves:
             self._curves[key] = self._curve(*key)
         curves = self._mapped(self._curves[key], tasks)
@@ -276,11 +281,12 @@ class SupervisedLearner:
             return concatenate([mapped(self.meta, group) for group in same_size_groups(tasks)])
 
     def _curve(
-        self, steps: int, normalization: Normalization, rule: UpdateRule
+        self, steps: int, normalization: Normalization, rule: UpdateRule, last_only: bool
     ) -> Callable[[MetaParams, Task], dict[str, list[Tensor]]]:
         def curve(meta: MetaParams, task: Task) -> dict[str, list[Tensor]]:
             path = adaptation_path(self._support_loss, meta, repeat(task.support, steps), rule)
-            outputs = [self._query_outputs(params, task, normalization) for params in path]
+            judged = deque(path, maxlen=1) if last_only else path
+            outputs = [self._query_outputs(params, task, normalization) for params in judged]
             return {
                 name: [metric(output, task.query.targets) for output in outputs]
                 for name, metric in self._metrics.items()

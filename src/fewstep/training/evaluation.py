@@ -42,6 +42,7 @@ def evaluate(
     seed: int,
     split: str,
     at_once: int | None = None,
+    last_only: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Adapt to each task of a fixed stream, and score after every step.
@@ -54,13 +55,14 @@ def evaluate(
         seed: Of the task stream.
         split: Name of the split, part of the stream's name.
         at_once: Tasks drawn and computed together; None: all.
+        last_only: Score after the last step alone.
         progress: Called with the number of tasks done.
 
     Returns:
         The curves and the fingerprint of the tasks.
     """
     curves, fingerprint = measured(
-        lambda drawn: learner.evaluate(drawn, steps),
+        lambda drawn: learner.evaluate(drawn, steps, last_only=last_only),
         distribution,
         tasks=tasks,
         seed=seed,
