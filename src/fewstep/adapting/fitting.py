@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 from fewstep.errors import NonFiniteError, RecipeError
 from fewstep.experiments.build import build_algorithm, mean_squared_error
-from fewstep.experiments.runs import checked_device
+from fewstep.experiments.execution import checked_device
 from fewstep.experiments.sections import MetaAlgorithm
 from fewstep.learners.heads import HeadPolicy, balanced_cross_entropy, head_name, with_head, with_ways
 from fewstep.learners.supervised import SupervisedLearner

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.build_reinforcement import build_environment
-from fewstep.experiments.runs import checked_device
+from fewstep.experiments.execution import checked_device
 from fewstep.experiments.sections import (
     FolderTasks,
     GlyphsTasks,

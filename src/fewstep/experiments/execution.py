@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import torch
+
 from fewstep.core.over_tasks import LARGE_IMAGE, auto, sequential, vectorized
 from fewstep.core.products import bfloat16
 from fewstep.core.running import Run, captured, compiled, plain, traced
 from fewstep.core.stepwise import outer_gradients, stepwise
+from fewstep.errors import FewstepError
 from fewstep.experiments.sections import ImageTasks, TableTasks
 from fewstep.tasks.prepared import cache_folder
 
@@ -76,3 +79,22 @@ def keep_compiled() -> None:
 def image_size(recipe: Recipe) -> int:
     """Height and width of a task's images; 0 where it has none."""
     return recipe.tasks.image_shape[-1] if isinstance(recipe.tasks, ImageTasks) else 0
+
+
+def checked_device(name: str) -> str:
+    """The name of a device that torch can compute on here.
+
+    Raises:
+        FewstepError: It is none.
+    """
+    try:
+        usable = torch.device(name).type != "meta"  # which has shapes but no values
+        torch.empty(0, device=name)
+        reason = "it computes nothing"
+    except (RuntimeError, AssertionError) as error:
+        usable, reason = False, str(error).partition("\n")[0]
+    if not usable:
+        raise FewstepError(
+            f"--device must be one that torch can use here, such as cpu or cuda: got {name!r} ({reason})."
+        )
+    return name

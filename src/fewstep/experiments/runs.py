@@ -11,6 +11,7 @@ import torch
 from fewstep.core.context import tensor_float
 from fewstep.errors import FewstepError, RunError
 from fewstep.experiments.build import build_learner
+from fewstep.experiments.execution import checked_device
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.tasks.table import Standardization
 from fewstep.training.checkpoint import load_meta
@@ -165,22 +166,3 @@ def computing_as(recipe: Recipe) -> Generator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def checked_device(name: str) -> str:
-    """The name of a device that torch can compute on here.
-
-    Raises:
-        FewstepError: It is none.
-    """
-    try:
-        usable = torch.device(name).type != "meta"  # which has shapes but no values
-        torch.empty(0, device=name)
-        reason = "it computes nothing"
-    except (RuntimeError, AssertionError) as error:
-        usable, reason = False, str(error).partition("\n")[0]
-    if not usable:
-        raise FewstepError(
-            f"--device must be one that torch can use here, such as cpu or cuda: got {name!r} ({reason})."
-        )
-    return name

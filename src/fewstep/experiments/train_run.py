@@ -17,11 +17,10 @@ from fewstep.errors import RunError
 from fewstep.experiments.build import build_learner, metric_of
 from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import find_data
-from fewstep.experiments.execution import keep_compiled
+from fewstep.experiments.execution import checked_device, keep_compiled
 from fewstep.experiments.recipe_files import differing_keys, load_recipe, recipe_values
 from fewstep.experiments.runs import (
     as_many_as_there_are,
-    checked_device,
     computing_as,
     recipe_of,
     shots_and_queries,

@@ -14,9 +14,9 @@ from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_learner
 from fewstep.experiments.data import load_data
-from fewstep.experiments.execution import keep_compiled
+from fewstep.experiments.execution import checked_device, keep_compiled
 from fewstep.experiments.recipe_files import load_recipe
-from fewstep.experiments.runs import checked_device, computing_as, shots_and_queries
+from fewstep.experiments.runs import computing_as, shots_and_queries
 from fewstep.experiments.sections import Averaging, ReinforceLoss
 
 if TYPE_CHECKING:
