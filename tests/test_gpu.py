@@ -72,11 +72,16 @@ def test_a_gpu_learns_what_the_cpu_learns(
 def test_what_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     run = captured()(lambda x: x * x.sum().item())
     x = torch.ones(3, device="cuda")
+    torch.cuda.manual_seed(5)
+    drawn = torch.rand(4, device="cuda")
+    torch.cuda.manual_seed(5)
     for _ in range(2):
         assert torch.equal(run(x).cpu(), torch.full((3,), 3.0))
     assert caplog.text.count("not captured") == 1
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
-    assert torch.rand(1, device="cuda").isfinite()  # random numbers are not left in the graph
+    assert torch.equal(torch.rand(4, device="cuda"), drawn)  # random numbers are not left in the graph
+    torch.cuda.manual_seed(5)
+    assert torch.equal(torch.rand(4, device="cuda"), drawn)
 
 
 @needs_gpu

@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--patience", type=float, default=1800, help="seconds that one answer of a peer may take")
-    parser.add_argument("--starting", type=int, default=1, help="peers that compile at a time, where cores abound")
+    parser.add_argument("--starting", type=int, default=1, help="peers that compile at a time, on these threads")
     parser.add_argument("--quick", action="store_true", help="two rounds in two seconds")
     parser.add_argument("--shrink", action="store_true", help="tiny versions of the workloads, to check agreement")
     parser.add_argument("--scaling", action="store_true", help="series over tasks, inner steps and ways")

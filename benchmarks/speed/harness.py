@@ -32,7 +32,8 @@ class Options:
         seconds: Timed seconds of a case, shared equally by its peers.
         rounds: Turns of each peer.
         patience: Seconds that one answer may take.
-        starting: Peers that get ready at a time: on a rented GPU, compiling one by one is most of the bill.
+        starting: Peers that get ready at a time, on the same cores: on a rented GPU, compiling one by one is most of
+            the bill. Their first calls take longer then.
     """
 
     peers: Sequence[str]
@@ -53,9 +54,12 @@ def measure(
         WorkerError: There is no reference to compare with.
     """
 
+    started: list[Client] = []
+
     def start(problem: Workload, peer: str, mode: str, gradient: Path) -> Client:
         spec = {"workload": asdict(problem), "order": order, "peer": peer, "mode": mode, "gradient": str(gradient)}
-        return Client(spec | {"device": options.device, "threads": options.threads}, log, options.patience)
+        started.append(Client(spec | {"device": options.device, "threads": options.threads}, log, options.patience))
+        return started[-1]
 
     def ready(peer: str) -> tuple[dict[str, Any], Client | None]:
         gradient = folder / f"{peer}.npz"
@@ -78,11 +82,17 @@ def measure(
         folder = Path(name)
         ref = reference(start, workload, folder)
         with ThreadPoolExecutor(options.starting) as pool:
-            for peer, (record, worker) in zip(options.peers, pool.map(ready, options.peers), strict=True):
-                peers[peer] = record
-                if worker is not None:
-                    clients[peer] = stack.enter_context(worker)
-                say(f"  {peer}: {in_words(record)}")
+            try:
+                for peer, (record, worker) in zip(options.peers, pool.map(ready, options.peers), strict=True):
+                    peers[peer] = record
+                    if worker is not None:
+                        clients[peer] = stack.enter_context(worker)
+                    say(f"  {peer}: {in_words(record)}")
+            except BaseException:  # Ctrl-C, say: what waits for an answer ends with the process that it waits for
+                pool.shutdown(wait=False, cancel_futures=True)
+                for client in started:
+                    client.process.kill()
+                raise
         take_turns(clients, peers, options)
     return {"flops": ref.flops, "floor": ref.floor, "peers": peers}
 

@@ -123,9 +123,10 @@ def circumstances(cases: list[Case]) -> list[str]:
     for case in cases:
         machine = case["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        device = machine.get("gpu") or case["device"]
         line = (
-            f"{case['date'][:10]}, {machine.get('gpu') or case['device']}, {machine['cpu']}, {case['threads']} of {machine['cores']} cores, "
-            f"Python {machine['python']}, {versions}; matrix products {case['matmul_rate'] / 1e9:.0f} GFLOP/s; "
+            f"{case['date'][:10]}, {device}, {machine['cpu']}, {case['threads']} of {machine['cores']} cores, Python "
+            f"{machine['python']}, {versions}; matrix products {case['matmul_rate'] / 1e9:.0f} GFLOP/s; "
             f"{case['seconds']:.0f} s for each case in {case['rounds']} rounds"
         )
         lines.setdefault(line, []).append(case)

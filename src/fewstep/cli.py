@@ -488,7 +488,8 @@ def adapt(
         typer.Option(help="Where the head begins; by default as trained for as many classes, else prototype."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write, by default adapted/SUPPORT; of a run on a table, a CSV file.")
+        Path | None,
+        typer.Option(help="Folder to write, by default adapted/SUPPORT; of a run on a table, a new CSV file."),
     ] = None,
     export: Annotated[ExportName | None, typer.Option(help="Write the model for other programs too.")] = None,
     device: DeviceOption = "cpu",
@@ -541,9 +542,11 @@ def _adapt_to_table(
             "A run on a table needs rows to predict: give --predict, a CSV or Parquet file with the columns for task "
             "and inputs."
         )
-    file = out or Path("adapted") / f"{support.stem}.csv"
+    file = out or Path("adapted") / f"{predict.stem}-predicted.csv"
     if file.suffix.lower() != ".csv" or file.is_dir():
         raise FewstepError(f"--out must be a CSV file for a run on a table: got {file}. End it in .csv.")
+    if file.exists() and "predicted_" not in file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+        raise FewstepError(f"--out must be a new file, or predictions of before: {file} holds something else.")
     with messages.status("Adapting"):
         found = predict_table(run, support, predict, steps=steps, device=device)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -553,6 +556,9 @@ def _adapt_to_table(
     counts = ", ".join(f"{name} ({rows})" for name, rows in found.support.items())
     note = f"Adapted to {counts}; steps {found.steps}."
     output.print(note, highlight=False, soft_wrap=True, markup=False)
+    if found.errors:
+        errors = ", ".join(f"{name} {error:.4g}" for name, error in found.errors.items())
+        output.print(f"Root mean squared error, in your units: {errors}", highlight=False, soft_wrap=True, markup=False)
     output.print(f"Wrote {file}", highlight=False, soft_wrap=True, markup=False)
 
 

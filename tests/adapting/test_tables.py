@@ -111,5 +111,26 @@ def test_a_table_of_ones_own_is_learned_from_and_adapted_to(fewstep, tmp_path, m
     train(recipe, out="run", settings=["tasks.shots=3", "tasks.queries=3"])
     code, out, _ = fewstep("adapt", "run", "--support", "new.csv", "--predict", "new.csv")
     assert code == 0
-    assert "Wrote adapted/new.csv" in out
-    assert (tmp_path / "adapted" / "new.csv").read_text().startswith("machine,x,predicted_y\nmine,1,")
+    assert "Root mean squared error, in your units: y " in out
+    assert "Wrote adapted/new-predicted.csv" in out
+    assert (tmp_path / "adapted" / "new-predicted.csv").read_text().startswith("machine,x,y,predicted_y\nmine,1,2,")
+
+
+def test_a_file_of_the_users_is_never_written_over(fewstep, run, files):
+    for file in files:
+        before = file.read_text()
+        code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", file)
+        assert code == 2
+        assert "holds something else" in err
+        assert file.read_text() == before
+
+
+def test_columns_that_were_not_asked_for_stay_with_their_rows(run, files):
+    for line, ending in (("", ",id"), ("new,-6", ",7"), ("other,-5", ",x"), ("new,-7.5", ",")):
+        text = files[1].read_text()
+        files[1].write_text(
+            text.replace(line + "\n", line + ending + "\n") if line else text.replace("\n", ending + "\n", 1)
+        )
+    rows = list(csv.DictReader(fewstep.predict_table(run, *files).to_csv().splitlines()))
+    assert [row["id"] for row in rows] == ["7", "x", ""]
+    assert [row["log_dose"] for row in rows] == ["-6", "-5", "-7.5"]

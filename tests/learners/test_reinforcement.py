@@ -253,3 +253,20 @@ def test_an_evaluation_that_diverges_has_no_returns_from_there_on() -> None:
     assert returns[:, 0].isfinite().all()
     assert returns[:, 1:].isnan().all()
     assert agent.evaluate(tasks(), steps=2, last_only=True)["return"].isnan().all()
+
+
+def test_a_gradient_that_is_not_finite_is_an_error_and_no_search_without_end() -> None:
+    class Rooted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.z = nn.Linear(2, 2), nn.Parameter(torch.zeros(1))
+
+        def forward(self, observations: torch.Tensor) -> torch.Tensor:
+            return self.layer(observations) + (self.z**2).sqrt()  # whose derivative at 0 is nan
+
+    network = policy_for(NAVIGATION.actions, Rooted())
+    agent = ReinforcementLearner(NAVIGATION, network, algorithms.joint(Sgd(0.1)), trajectories=3)
+    before = {name: value.clone() for name, value in agent.meta.model.items()}
+    with pytest.raises(NonFiniteError, match="gradient must be finite"):
+        agent.step(tasks())
+    assert all(torch.equal(before[name], value) for name, value in agent.meta.model.items())

@@ -76,6 +76,23 @@ def test_steps_after_an_episode_ended_are_masked_and_earn_nothing() -> None:
     assert not sampled.rewards[..., 1:].any()
 
 
+def test_sampling_ends_where_all_episodes_have() -> None:
+    steps: list[int] = []
+
+    class Counting(Navigation):
+        def reset(self, tasks: Tensor, trajectories: int, generator: Any) -> Any:
+            episodes, first = super().reset(tasks, trajectories, generator)
+            act = episodes.step
+            episodes.step = lambda actions: (steps.append(1), act(actions))[1]
+            return episodes, first
+
+    tasks = Mdps(Navigation()).sample(1, generator(0))._replace(parameters=torch.tensor([[0.1, 0.1]]))
+    sampled = sample_trajectories(Counting(horizon=50), lambda o, noise: torch.ones_like(noise), tasks, 2, 0, LIKE)
+    assert len(steps) == 1
+    assert sampled.observations.shape == (1, 2, 50, 2)
+    assert not sampled.mask[..., 1:].any()
+
+
 def test_a_tasks_trajectories_depend_neither_on_the_others_nor_on_their_number() -> None:
     environment, tasks = Navigation(horizon=5), Mdps(Navigation()).sample(6, generator(0))
     together = sample_trajectories(environment, noisy, tasks, 3, 1, LIKE)

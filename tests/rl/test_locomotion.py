@@ -251,3 +251,14 @@ def test_observations_have_the_tasks_dtype_and_the_promised_size():
 def test_tasks_that_are_none_of_this_environment_are_refused(tasks, message):
     with pytest.raises(FewstepError, match=message):
         LOCOMOTION["ant-direction"]().reset(tasks, 1, generator(0))
+
+
+def test_directions_may_be_whole_numbers():
+    environment = LOCOMOTION["cheetah-direction"]()
+    rewards = []
+    for tasks in (torch.tensor([[1]]), torch.tensor([[1.0]])):
+        episodes, first = environment.reset(tasks, 1, generator(0))
+        assert first.dtype == torch.float32
+        rewards.append(episodes.step(torch.full((1, 1, 6), 0.5)).rewards)
+    assert torch.equal(*rewards)
+    assert rewards[0].any()

@@ -7,6 +7,7 @@ import torch
 from tests.core.problems import DTYPE, assert_same, draw
 from torch import distributions, nn
 
+from fewstep.rl import baseline
 from fewstep.rl.baseline import linear_baseline
 from fewstep.rl.environment import Continuous, Discrete
 from fewstep.rl.losses import mean_kl, reinforce_loss, surrogate_loss
@@ -85,6 +86,18 @@ def test_baseline_fits_where_large_features_repeat_each_other() -> None:
     observations = 10 * draw(3, 20, 200, 2).sign().repeat(1, 1, 1, 30)
     returns = 100 * observations[..., 0] + 1000 * observations[..., 1] + 7
     assert_same(linear_baseline(trajectories(observations), returns), returns, rtol=1e-4, atol=1)
+
+
+def test_a_task_whose_baseline_cannot_be_solved_leaves_the_others_as_they_are() -> None:
+    good = torch.eye(3, dtype=DTYPE)
+    hopeless = torch.diag(torch.tensor([1.0, 1.0, -1e6], dtype=DTYPE))
+    harder = torch.diag(torch.tensor([1.0, 1.0, -5e-5], dtype=DTYPE))
+    moment = torch.ones(3, 3, 1, dtype=DTYPE)
+    alone = baseline._ridge_solution(good[None], moment[:1])
+    together = baseline._ridge_solution(torch.stack([good, hopeless, harder]), moment)
+    assert_same(together[:1], alone)
+    assert not together[1].any()
+    assert_same(together[2, :2], torch.full((2, 1), 1 / 1.0001, dtype=DTYPE))  # ridge 1e-4, tenfold once
 
 
 def test_gaussian_agrees_with_torch_distributions() -> None:

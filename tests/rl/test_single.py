@@ -29,6 +29,14 @@ def test_gymnasiums_own_checker_finds_nothing(name, physics):
         check_env(environment, skip_render_check=True)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (7,)])
+def test_an_action_of_another_shape_is_refused_instead_of_broadcast(shape):
+    environment = gymnasium.make("fewstep.rl.envs:fewstep/HalfCheetahVelocity-v0").unwrapped
+    environment.reset(seed=0)
+    with pytest.raises(FewstepError, match=r"shape \[6\]"):
+        environment.step(np.zeros(shape))
+
+
 def fail(message, *args, **_):
     if "infinity" not in message:  # sensors have no bounds
         pytest.fail(message % args if args else message)

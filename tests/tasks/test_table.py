@@ -13,6 +13,8 @@ import torch
 from fewstep.core.rng import generator
 from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError
+from fewstep.experiments.data import load_data
+from fewstep.experiments.recipe_files import load_recipe
 from fewstep.tasks.table import DOSE_RESPONSE, Standardization, TableTasks, read_table, split_tasks
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_dose_response.py"
@@ -133,7 +135,7 @@ def test_parquet_without_pyarrow_names_the_extra_to_install(tmp_path, monkeypatc
     [
         ("", "holds nothing"),
         ("site,x,y\n", "holds column names only"),
-        ("site;x;y\na;1,5;2\n", r"line 2, 'x': '1,5'"),
+        ("site;x;y\na;1.234,5;2\n", r"line 2, 'x': '1\.234,5'"),
         ("site|x|y\na|1|2\n", r"one column 'site\|x\|y', which looks separated by '\|'"),
         ("site x y\na 1 2\n", r"one column 'site x y'\. Save it with commas"),
         (
@@ -369,3 +371,26 @@ def test_semicolons_and_tabs_separate_columns_as_commas_do(tmp_path, mark):
     tables = [read_table(tmp_path / name, "site, room", ["x"], ["y"]) for name in ("commas.csv", "other.csv")]
     assert tables[0].content_hash == tables[1].content_hash
     assert list(tables[1].groups) == ["a, 1", "b"]
+
+
+def test_without_commas_between_columns_those_in_numbers_are_decimal_marks(tmp_path):
+    (tmp_path / "german.csv").write_text("site;x;y\na;1,5;-0,25\na;2;1.5\n")
+    (group,) = read_table(tmp_path / "german.csv", "site", ["x"], ["y"]).groups.values()
+    assert group.inputs.flatten().tolist() == [1.5, 2.0]
+    assert group.targets.flatten().tolist() == [-0.25, 1.5]
+
+
+def test_incomplete_rows_and_small_tasks_are_dropped_and_told_of_where_asked(tmp_path, caplog):
+    rows = [f"{site},{x},{x}" for site in "abcdef" for x in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["site,x,y", *rows, "g,1,1", "a,,2", ",3,3"]))
+    recipe = {
+        "tasks": {"kind": "table", "path": str(tmp_path / "t.csv"), "task": "site", "inputs": ["x"], "targets": ["y"]}
+    }
+    recipe |= {"model": {"kind": "mlp"}, "algorithm": {"kind": "maml"}}
+    settings = ["tasks.shots=2", "tasks.incomplete=drop"]
+    with pytest.raises(DataError, match=r"line 27, 'x': empty; line 28, 'site': empty"):
+        load_data(load_recipe(recipe, settings[:1]))
+    data = load_data(load_recipe(recipe, settings))
+    assert sorted(name for names in data.record["splits"].values() for name in names) == list("abcdef")
+    assert "left out 2 of 27 rows: line 27, 'x': empty" in caplog.text
+    assert "left out 1 of 7 tasks, which have fewer than 3 rows" in caplog.text

@@ -498,14 +498,39 @@ def test_a_resume_for_more_iterations_executes_as_the_run_was_begun(tmp_path):
     assert load_recipe("sinusoid-10shot", ["meta.iterations=50_000"]).execution.compile is True
 
 
+def test_a_resume_completes_the_last_record_instead_of_adding_to_it(tmp_path):
+    whole = train(tmp_path / "whole", "meta.iterations=200", "validation.every=1000")
+    train(tmp_path / "run", "meta.iterations=150", "validation.every=1000")
+    resumed = train(tmp_path / "run", "meta.iterations=200", "validation.every=1000", resume=True)
+    records = [[{k: v for k, v in r.items() if k not in USED} for r in run.metrics()] for run in (whole, resumed)]
+    assert records[0] == records[1]
+
+
+def test_one_task_after_the_other_may_follow_chunks(tmp_path):
+    train(tmp_path / "run", "meta.iterations=2", "execution.chunk_size=2")
+    resumed = train(tmp_path / "run", "meta.iterations=3", "execution.over_tasks=sequential", resume=True)
+    assert resumed.config["execution"]["chunk_size"] is None
+
+
+def test_a_machine_that_a_run_goes_on_with_is_written_down(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=2", "execution.threads=1")
+    first = json.loads((run.path / "versions.json").read_text())
+    assert first["threads"] == 1
+    (run.path / "versions.json").write_text(json.dumps(first | {"processor": "another"}))
+    train(tmp_path / "run", "meta.iterations=3", resume=True)
+    train(tmp_path / "run", "meta.iterations=4", resume=True)
+    now = json.loads((run.path / "versions.json").read_text())
+    assert now == first | {"processor": "another", "resumed": [{"processor": first["processor"]}]}
+
+
 def test_a_run_goes_on_with_other_threads_on_another_machine_and_says_so(tmp_path):
     whole = train(tmp_path / "whole", "meta.iterations=6", "execution.threads=1")
     train(tmp_path / "run", "meta.iterations=3", "execution.threads=1")
     resumed = train(tmp_path / "run", "meta.iterations=6", "execution.threads=2", resume=True)
     assert all(torch.allclose(final(whole)[name], final(resumed)[name], atol=1e-6) for name in final(whole))
     assert resumed.config["execution"]["threads"] == 2
-    assert final(train(tmp_path / "run", "execution={threads=1}", resume=True))  # finished: left as it is
-    assert resumed.config["execution"]["threads"] == 2
+    train(tmp_path / "run", "execution={threads=1}", resume=True)  # finished: left as it is
+    assert RunFolder(tmp_path / "run").config["execution"]["threads"] == 2
     with pytest.raises(RunError, match=r"execution\.precision"):
         train(tmp_path / "run", "execution.precision=bf16", resume=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,32 +41,46 @@ class TablePredictions(NamedTuple):
         tasks: The task of each row.
         inputs: In the user's units, float64 `[rows, input columns]`.
         targets: Predicted, in the user's units, float64 `[rows, target columns]`.
+        errors: Root mean squared error of each target, where the file has them too; in the user's units.
         support: The number of support rows of each task.
         steps: Gradient steps.
+        file: All columns of the file, by name.
     """
 
     columns: tuple[str, tuple[str, ...], tuple[str, ...]]
     tasks: list[str]
     inputs: Tensor
     targets: Tensor
+    errors: dict[str, float]
     support: dict[str, int]
     steps: int
+    file: dict[str, list[Any]]
 
     def header(self) -> list[str]:
-        """The names of the columns: predicted ones are called `predicted_` and their target."""
-        task, inputs, targets = self.columns
-        return [task, *inputs, *(f"predicted_{name}" for name in targets)]
+        """Task, inputs and predicted targets: these are called `predicted_` and their target."""
+        task, inputs, _ = self.columns
+        return [task, *inputs, *self._predicted()]
 
     def rows(self) -> list[list[str]]:
-        """The cells of each row, predictions with up to six digits."""
-        cells = zip(self.tasks, self.inputs.tolist(), self.targets.tolist(), strict=True)
-        return [[task, *(f"{x:.12g}" for x in given), *(f"{y:.6g}" for y in found)] for task, given, found in cells]
+        """The cells of each row below `header`, predictions with up to six digits."""
+        cells = zip(self.tasks, self.inputs.tolist(), self._cells(), strict=True)
+        return [[task, *(f"{x:.12g}" for x in given), *found] for task, given, found in cells]
 
     def to_csv(self) -> str:
-        """Header and rows."""
+        """All columns of the file as they are, and the predicted ones after them."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header(), *self.rows()])
+        kept = [name for name in self.file if name not in self._predicted()]
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*kept, *self._predicted()])
+        given = zip(*(self.file[name] for name in kept), strict=True)
+        writer.writerows([*row, *found] for row, found in zip(given, self._cells(), strict=True))
         return text.getvalue()
+
+    def _predicted(self) -> list[str]:
+        return [f"predicted_{name}" for name in self.columns[2]]
+
+    def _cells(self) -> list[list[str]]:
+        return [[f"{value:.6g}" for value in row] for row in self.targets.tolist()]
 
 
 def is_on_table(run: str | Path | RunFolder) -> bool:
@@ -113,8 +127,8 @@ def predict_table(
         )
     scale = standardization(folder)
     measured = read_table(support, tasks.task, tasks.inputs, tasks.targets).groups
-    asked = read_rows(queries, tasks.task, tasks.inputs)
-    names, inputs = [name for name, _ in asked], torch.tensor([row for _, row in asked], dtype=torch.float64)
+    asked = read_rows(queries, tasks.task, tasks.inputs, whole=True)
+    names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
     _require_support(measured, names, support, queries)
     _tell_of_far(tasks.inputs, scale.inputs(torch.cat([inputs, *(measured[name].inputs for name in set(names))])))
     start = initialisation(folder, model, checkpoint, "mse")
@@ -126,7 +140,18 @@ def predict_table(
         targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
     counts = {name: len(measured[name].targets) for name in dict.fromkeys(names)}
     columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
-    return TablePredictions(columns, names, inputs, targets, counts, steps)
+    file = {name: [row[place] for row in asked.cells] for place, name in enumerate(asked.header)}
+    errors = _errors(queries, tasks, targets) if file.keys() >= {*tasks.targets} else {}
+    return TablePredictions(columns, names, inputs, targets, errors, counts, steps, file)
+
+
+def _errors(queries: str | Path, tasks: TableTasks, predicted: Tensor) -> dict[str, float]:
+    """Of each target, where every row has it."""
+    try:
+        measured = torch.tensor(read_rows(queries, tasks.task, tasks.targets).numbers, dtype=torch.float64)
+    except DataError:
+        return {}
+    return dict(zip(tasks.targets, (predicted - measured).square().mean(0).sqrt().tolist(), strict=True))
 
 
 def _require_support(measured: Mapping[str, Batch], names: list[str], support: str | Path, queries: str | Path) -> None:

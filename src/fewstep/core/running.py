@@ -143,10 +143,10 @@ def _captured(function: Function, args: tuple[Any, ...], pool: Any, warn: Callab
             # Other threads, of a loader or a watcher, may use the GPU meanwhile.
             with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                 results = function(*fixed)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as failure:
+        except BaseException as failure:
             cast("Any", numbers).graphsafe_set_state(before)  # the one in use takes itself for captured still
+            if not isinstance(failure, RuntimeError) or isinstance(failure, torch.OutOfMemoryError):
+                raise
             warn("The meta-gradient is not captured (%s): %s", _first_line(failure), _SLOWER)
             return function
     torch.cuda.current_stream().wait_stream(aside)

@@ -90,6 +90,7 @@ class TrustRegionReport(NamedTuple):
         objective_before: Mean of f.
         objective_after: The same after the step.
         divergence: Mean of d after the step.
+        slope: Norm of the gradient of the mean of f; where it is not finite, nothing was tried.
     """
 
     accepted: bool
@@ -97,6 +98,7 @@ class TrustRegionReport(NamedTuple):
     objective_before: float
     objective_after: float
     divergence: float
+    slope: float
 
 
 def trust_region_step(
@@ -127,10 +129,11 @@ def trust_region_step(
     product = curvature_product(divergence, params, tasks, config, over_tasks)
     direction, residual = conjugate_gradient(product, slope, config.iterations, config.tolerance)
     bend = direction.dot(slope - residual)  # H times the direction is slope - residual
-    if bend == 0:  # there is no slope, hence no direction
-        return params, TrustRegionReport(False, 0.0, before.item(), before.item(), 0.0)
+    steepness = slope.dot(slope).sqrt().item()
+    if not bend > 0:  # there is no slope, hence no direction; or it is not finite
+        return params, TrustRegionReport(False, 0.0, before.item(), before.item(), 0.0, steepness)
     longest = direction * (2 * config.max_divergence / bend).sqrt()  # where d, to second order, is the radius
-    return _line_search(value, before.item(), params, longest, config)
+    return _line_search(value, before.item(), params, longest, steepness, config)
 
 
 def curvature_product(
@@ -190,7 +193,12 @@ def conjugate_gradient(
 
 
 def _line_search(
-    value: Callable[[Any], tuple[float, float]], before: float, params: Any, longest: Tensor, config: TrustRegion
+    value: Callable[[Any], tuple[float, float]],
+    before: float,
+    params: Any,
+    longest: Tensor,
+    slope: float,
+    config: TrustRegion,
 ) -> tuple[Any, TrustRegionReport]:
     start = flatten(params)
     for i in range(config.candidates):
@@ -198,8 +206,8 @@ def _line_search(
         candidate = unflatten(start - fraction * longest, params)
         after, divergence = value(candidate)
         if after < before and divergence <= config.max_divergence:  # false for nan
-            return candidate, TrustRegionReport(True, fraction, before, after, divergence)
-    return params, TrustRegionReport(False, 0.0, before, before, 0.0)
+            return candidate, TrustRegionReport(True, fraction, before, after, divergence, slope)
+    return params, TrustRegionReport(False, 0.0, before, before, 0.0, slope)
 
 
 @final

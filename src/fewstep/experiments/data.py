@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -35,9 +36,12 @@ from fewstep.tasks.sinusoid import Sinusoid
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.core.types import Batch
     from fewstep.experiments.config import Recipe
     from fewstep.rl.environment import Environment
     from fewstep.tasks.task import TaskDistribution
+
+log = logging.getLogger(__name__)
 
 CustomTasks: TypeAlias = "TaskDistribution | Mapping[str, TaskDistribution] | Environment"
 """What may be passed from Python: a distribution for every split, or one for each; or an environment."""
@@ -45,6 +49,9 @@ CustomTasks: TypeAlias = "TaskDistribution | Mapping[str, TaskDistribution] | En
 
 DATA_SETS = ("omniglot", "miniimagenet")
 """Kinds of tasks from data sets that many recipes share, which lie where `--data` or FEWSTEP_DATA says."""
+
+
+_PURPOSES = {"train": "meta-training", "val": "validation", "test": "testing"}
 
 
 class Data(NamedTuple):
@@ -271,13 +278,22 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
     own = table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:") if bundled else Path(tasks.path)
     found = Path((stored or {}).get("file", own))
     path = file if file is not None and not bundled else (found if found.exists() else own)
-    read = table.read_table(path, tasks.task, tasks.inputs, tasks.targets)
+    read = table.read_table(path, tasks.task, tasks.inputs, tasks.targets, drop=tasks.incomplete == "drop")
+    read = read._replace(groups=_of_enough_rows(read.groups, tasks))
     if stored is None:
         first, second, third = tasks.fractions
         splits: dict[str, list[str]] = {**table.split_tasks(read.groups, (first, second, third))}
         scale = table.Standardization.fit([read.groups[name] for name in splits["train"]])
     else:
         splits, scale = stored["splits"], table.Standardization.from_dict(stored["standardization"])
+
+    log.info(
+        "%s: %d rows in %d tasks: %s",
+        path.name,
+        sum(len(group.targets) for group in read.groups.values()),
+        len(read.groups),
+        ", ".join(f"{len(names)} for {_PURPOSES[split]}" for split, names in splits.items()),
+    )
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         groups = {name: scale.standardize(read.groups[name]) for name in splits[split] if name in read.groups}
@@ -286,6 +302,22 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
     record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
     record |= {} if bundled else {"file": str(path.expanduser().resolve())}
     return Data(distribution, record, scale, available=lambda split: len(splits[split]))
+
+
+def _of_enough_rows(groups: Mapping[str, Batch], tasks: TableTasks) -> dict[str, Batch]:
+    """The tasks to learn from: all, or where incomplete ones are dropped those with rows for support and query."""
+    if tasks.incomplete == "refuse":
+        return dict(groups)
+    kept = {name: group for name, group in groups.items() if len(group.targets) > tasks.shots}
+    if len(kept) < len(groups):
+        log.warning(
+            "%s: left out %d of %d tasks, which have fewer than %d rows",
+            tasks.path,
+            len(groups) - len(kept),
+            len(groups),
+            tasks.shots + 1,
+        )
+    return kept
 
 
 def _environment_data(recipe: Recipe, custom: Any) -> Data:

@@ -137,6 +137,8 @@ class TableTasks(Section):
     """Support rows of a task, K."""
     queries: PositiveInt | None = None
     """Query rows per task; by default all that are not in the support set."""
+    incomplete: Literal["refuse", "drop"] = "refuse"
+    """What is done with rows that lack a number, and with tasks of too few rows: dropped ones are counted and told."""
     fractions: Fractions = [0.7, 0.15, 0.15]
     """Of the tasks."""
 

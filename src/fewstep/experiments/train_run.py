@@ -94,11 +94,11 @@ def train(
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_evaluation(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)
-    with locked(path):
+    with locked(path), computing_as(loaded), ExitStack() as closing:
         existing = existing_run(path, loaded, resume)
         run = existing or _create(path, loaded, loaded_data, device)
-        if existing is not None and differing_keys(loaded, recipe_of(existing)):
-            run = _record_changes(existing, loaded)
+        if existing is not None:
+            run = _record_changes(existing, loaded, device)
         log_every = 1 if loaded.loss.kind == "reinforce" else 100  # where an iteration takes seconds, each counts
         plan = loop.Plan(
             iterations=loaded.meta.iterations,
@@ -108,11 +108,10 @@ def train(
             validate_every=loaded.validation.every,
             patience=loaded.validation.patience,
         )
-        with computing_as(loaded), ExitStack() as closing:
-            boards = [TensorBoard(path / "tensorboard", log_every)] if tensorboard_available() else []
-            for board in boards:
-                closing.callback(board.close)
-            loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
+        boards = [TensorBoard(path / "tensorboard", log_every)] if tensorboard_available() else []
+        for board in boards:
+            closing.callback(board.close)
+        loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
     return run
 
 
@@ -125,6 +124,8 @@ def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
     execution = recorded.execution.model_dump(exclude_none=True)
     known = {"meta.iterations": recorded.meta.iterations, **{f"execution.{key}": execution[key] for key in execution}}
     asked = {setting.replace(" ", "").partition("=")[0] for setting in chosen}
+    if "execution.over_tasks" in asked:  # which chunks do not go with, if it is one task after the other
+        known.pop("execution.chunk_size", None)
     whole = {key.partition(".")[0] for key in known} & asked  # execution={...} says all of it
     return chosen + [
         f"{key}={json.dumps(value)}"
@@ -134,8 +135,12 @@ def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
 
 
 def _differing(one: Recipe, other: Recipe) -> list[str]:
-    """Keys in which recipes differ, but for threads, chunks and the like, which change results by rounding alone."""
-    how = {f"execution.{key}" for key in type(one.execution).model_fields} - {"execution.precision"}
+    """Keys in which recipes differ, but for those of execution that change results by rounding alone.
+
+    A module from Python may have dropout, which draws otherwise for all tasks at once than for one after the other.
+    """
+    fields = ["threads"] if one.model.kind == "custom" else [*type(one.execution).model_fields]
+    how = {f"execution.{key}" for key in fields} - {"execution.precision"}
     return [key for key in differing_keys(one, other) if key not in how]
 
 
@@ -218,10 +223,18 @@ def _create(path: Path, recipe: Recipe, data: Data, device: str) -> RunFolder:
     return RunFolder.create(path, recipe_values(recipe), _versions(device))
 
 
-def _record_changes(run: RunFolder, recipe: Recipe) -> RunFolder:
+def _record_changes(run: RunFolder, recipe: Recipe, device: str) -> RunFolder:
+    """Write down what is otherwise from here on: iterations, execution, and the machine that it goes on with."""
+    versions = read_json(run.path / "versions.json")
+    resumed: list[dict[str, Any]] = versions.get("resumed", [])
+    known = {key: value for each in (versions, *resumed) for key, value in each.items()}
+    new = {key: value for key, value in _versions(device).items() if key != "command" and known.get(key) != value}
+    if not new and not differing_keys(recipe, recipe_of(run)):
+        return run
     if _differing(recipe, recipe_of(run)):  # it has further to go
         (run.path / "params.safetensors").unlink(missing_ok=True)
-    return RunFolder.create(run.path, recipe_values(recipe), read_json(run.path / "versions.json"))
+    versions |= {"resumed": [*resumed, new]} if new else {}
+    return RunFolder.create(run.path, recipe_values(recipe), versions)
 
 
 def _versions(device: str) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.core.algorithms import joint
+from fewstep.core.context import vmapped
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.trees import length, to_device
 from fewstep.core.types import Batch, MetaParams, Params, Task
 from fewstep.errors import NonFiniteError
+from fewstep.learners.learner import take_over
 from fewstep.learners.supervised import Adapted, Loss, OptimizerFactory, SupervisedLearner, adam
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ class AveragingLearner:
         }
         self._loss, self._regularizer, self._strength = loss, regularizer, strength
         self._optimizer = (optimizer or adam())(list(self._networks.values()))
-        self._gradient: Callable[[Params, Task], tuple[Params, Tensor]] = torch.vmap(
+        self._gradient: Callable[[Params, Task], tuple[Params, Tensor]] = vmapped(
             torch.func.grad_and_value(self._task_loss)
         )
 
@@ -88,6 +90,7 @@ class AveragingLearner:
         count = length(self._networks)
         if length(tasks) != count:
             raise ValueError(f"Each network has one task: expected {count} tasks, got {length(tasks)}.")
+        self._module.train()
         gradients, losses = self._gradient(self._networks, to_device(tasks, self._mean.device))
         finite = losses.isfinite()
         for gradient in gradients.values():
@@ -137,11 +140,13 @@ class AveragingLearner:
             "optimizer": self._optimizer.state_dict(),
         }
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        for name, network in self._networks.items():
-            network.copy_(state["networks"][name])
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: It belongs to other networks, or to another number of them.
+        """
+        take_over(MetaParams(self._networks, {}), MetaParams(state["networks"], {}))
         self._optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]
 

@@ -13,6 +13,7 @@ from fewstep.core.meta import same_size_groups
 from fewstep.core.over_tasks import auto
 from fewstep.core.trees import concatenate, to_device
 from fewstep.core.types import MetaParams, OverTasks, Task
+from fewstep.learners.learner import take_over
 from fewstep.learners.supervised import Loss, policy_followed
 
 if TYPE_CHECKING:
@@ -114,11 +115,14 @@ class NearestNeighbour:
         scored = concatenate([mapped(self.meta, group) for group in groups])
         return {name: values.unsqueeze(1).cpu() for name, values in scored.items()}
 
-    @torch.no_grad()
     def load_meta(self, meta: MetaParams) -> None:
-        """Take over the parameters of the network."""
-        for name, value in self.meta.model.items():
-            value.copy_(meta.model[name])
+        """Take over the parameters of the network.
+
+        Raises:
+            ValueError: They belong to another network.
+        """
+        own = {name: value for name, value in meta.model.items() if name in self.meta.model}  # not the head
+        take_over(self.meta, MetaParams(own, {}))
 
     def _scoring(self, normalization: Normalization) -> Callable[[MetaParams, Task], dict[str, Tensor]]:
         def scored(meta: MetaParams, task: Task) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ class ReinforcementLearner:
         trust_region: How the meta-update is found.
         later_steps: Factor on inner steps after the first, at test.
         over_tasks: How the map over tasks is executed; by default all at once.
-        run: How the policy runs while sampling, for instance `traced`.
+        run: How the policy runs while sampling, for instance `traced`; its results must stay valid after the next call.
         device: Where parameters and computation live.
 
     Raises:
@@ -324,10 +324,11 @@ class ReinforcementLearner:
 
     def _check(self, report: TrustRegionReport) -> None:
         """A step that is not accepted is no fault: the parameters stay, and new trajectories come."""
-        if not math.isfinite(report.objective_before):
+        if not (math.isfinite(report.objective_before) and math.isfinite(report.slope)):
             raise NonFiniteError(
-                f"The surrogate loss must be finite: iteration {self.iteration + 1} gave {report.objective_before}. "
-                "The inner loop diverges: lower the inner learning rate, or clip the inner gradient (algorithm.clip)."
+                f"The surrogate loss and its gradient must be finite: iteration {self.iteration + 1} gave "
+                f"{report.objective_before} and a norm of {report.slope}. Lower the inner learning rate, or clip the "
+                "inner gradient (algorithm.clip), if the inner loop diverges; else look at the policy's own operations."
             )
         if not report.accepted:
             log.info("Iteration %d: no candidate of the line search improved; nothing changed", self.iteration + 1)

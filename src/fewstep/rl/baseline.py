@@ -20,7 +20,8 @@ def linear_baseline(trajectories: Trajectories, returns: Tensor) -> Tensor:
         w = (F^T F + ridge I)^-1 F^T G
 
     With F as of Duan et al. 2016: observations clipped to +-10, their squares, t, t^2 and t^3 in hundreds of steps,
-    and 1. Where the result is not finite, ridge grows tenfold, up to four times.
+    and 1. Where F^T F + ridge I of a task is not positive definite to rounding, its ridge grows tenfold, up to four
+    times; where that does not help, w = 0.
 
     Args:
         trajectories: Of all tasks.
@@ -45,10 +46,15 @@ def _features(observations: Tensor) -> Tensor:
 
 def _ridge_solution(gram: Tensor, moment: Tensor) -> Tensor:
     """By Cholesky's factors: half the work of LU's, on which one build of MKL hangs when several threads share it."""
-    identity = torch.eye(gram.shape[-1]).to(gram)
-    factor = identity
-    for attempt in range(_ATTEMPTS):
-        factor, failed = torch.linalg.cholesky_ex(gram + _RIDGE * 10**attempt * identity)
+    ridge = torch.full_like(gram[:, :1, :1], _RIDGE)  # of each task
+    factor, failed = torch.linalg.cholesky_ex(_with_ridge(gram, ridge))
+    for _ in range(_ATTEMPTS - 1):
         if not failed.any():
             break
-    return torch.cholesky_solve(moment, factor)
+        ridge = torch.where(failed[:, None, None] > 0, 10 * ridge, ridge)
+        factor, failed = torch.linalg.cholesky_ex(_with_ridge(gram, ridge))
+    return torch.where(failed[:, None, None] > 0, 0.0, torch.cholesky_solve(moment, factor))
+
+
+def _with_ridge(gram: Tensor, ridge: Tensor) -> Tensor:
+    return gram + ridge * torch.eye(gram.shape[-1]).to(gram)

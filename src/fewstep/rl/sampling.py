@@ -89,6 +89,10 @@ def sample_trajectories(
         observations, rewards, terminated = check_transition(shape, environment, transition)
         earned.append(rewards.to(like))
         alive = alive & ~terminated.cpu()
+        if not alive.any():  # what would follow does not count
+            break
+    for part in (seen, done, earned, taken):
+        part += [torch.zeros_like(part[0])] * (environment.horizon - len(part))
     mask = torch.stack(taken, 2).to(like)
     rewards = torch.where(mask > 0, torch.stack(earned, 2), 0.0)
     sampled = Trajectories(torch.stack(seen, 2), torch.stack(done, 2), rewards, mask)

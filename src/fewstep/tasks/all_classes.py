@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, final
 import torch
 
 from fewstep.core.types import Batch, Task
+from fewstep.tasks.few_shot import rotate
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -54,8 +55,7 @@ class AllClasses:
         within = (torch.rand(num_tasks, generator=generator, dtype=torch.float64) * counts[labels]).long()
         images = self.images[((counts.cumsum(0) - counts)[labels] + within).to(self.images.device)]
         if self.rotate:
-            turns = torch.randint(4, (num_tasks,), generator=generator).to(images.device)
-            for quarters in (1, 2, 3):
-                images[turns == quarters] = torch.rot90(images[turns == quarters], quarters, (-2, -1))
+            turns = torch.randint(4, (num_tasks,), generator=generator)
+            rotate(images[None, :, None], turns[None])
         batch = Batch((images.float() / 255).unsqueeze(0), labels.to(images.device).unsqueeze(0))
         return Task(batch, batch)

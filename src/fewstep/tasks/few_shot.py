@@ -89,7 +89,7 @@ class FewShot:
         images = flat.index_select(0, places.flatten().to(flat.device)).view(*places.shape, *flat.shape[1:])
         if self.rotate:
             turns = torch.randint(4, (num_tasks, self.ways), generator=generator)
-            _rotate(images, turns)
+            rotate(images, turns)
         return Task(_batch(images[:, :, : self.shots]), _batch(images[:, :, self.shots :]))
 
     def flat(self) -> tuple[Tensor, list[int]]:
@@ -118,7 +118,7 @@ def _without_replacement(keys: Tensor, count: int) -> Tensor:
     return keys.topk(count).indices
 
 
-def _rotate(images: Tensor, turns: Tensor) -> None:
+def rotate(images: Tensor, turns: Tensor) -> None:
     """Turn images `[tasks, ways, examples, ...]` by 90 degrees times `turns` `[tasks, ways]`, in place.
 
     Which ones is found out on the CPU, where the turns are: a mask on a GPU would wait for it six times.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ Split: TypeAlias = Literal["train", "val", "test"]
 
 DOSE_RESPONSE = Path(__file__).parent / "data" / "dose_response.csv"
 """The bundled example, `compound,log_dose,response`; `benchmarks/make_dose_response.py` describes it."""
+
+log = logging.getLogger(__name__)
 
 _LISTED = 10  # so many examples of a fault are named in an error; the rest are counted
 
@@ -60,17 +63,21 @@ class Table(NamedTuple):
     content_hash: str
 
 
-def read_table(path: str | Path, task: str, inputs: Sequence[str], targets: Sequence[str]) -> Table:
+def read_table(
+    path: str | Path, task: str, inputs: Sequence[str], targets: Sequence[str], *, drop: bool = False
+) -> Table:
     """Read a CSV or Parquet file into one group of rows for each task.
 
     A file whose name ends in `.parquet` is read by pyarrow; any other is UTF-8 text with commas, semicolons or tabs
-    between the columns, whose first line names them. Further columns are ignored.
+    between the columns, whose first line names them. Without commas between columns, those in numbers are decimal
+    marks. Further columns are ignored.
 
     Args:
         path: The file.
         task: The column that names the task; its values are taken as text.
         inputs: The input columns, numeric.
         targets: The target columns, numeric.
+        drop: As for `read_rows`.
 
     Returns:
         The rows of each task, in the file's order.
@@ -80,8 +87,9 @@ def read_table(path: str | Path, task: str, inputs: Sequence[str], targets: Sequ
     """
     _check_roles([task, *inputs, *targets], inputs, targets)
     rows: dict[str, list[list[float]]] = {}
-    for name, cells in read_rows(path, task, [*inputs, *targets]):
-        rows.setdefault(name, []).append(cells)
+    read = read_rows(path, task, [*inputs, *targets], drop=drop)
+    for name, numbers in zip(read.tasks, read.numbers, strict=True):
+        rows.setdefault(name, []).append(numbers)
     values = {name: torch.tensor(group, dtype=torch.float64) for name, group in rows.items()}
     digest = hashlib.sha256(repr((task, tuple(inputs), tuple(targets))).encode())
     for name, group in values.items():
@@ -92,23 +100,41 @@ def read_table(path: str | Path, task: str, inputs: Sequence[str], targets: Sequ
     return Table(groups, task, tuple(inputs), tuple(targets), digest.hexdigest())
 
 
-def read_rows(path: str | Path, task: str, columns: Sequence[str]) -> list[tuple[str, list[float]]]:
-    """The rows of a file as `read_table` takes it, in its order.
+class Rows(NamedTuple):
+    """The rows of a file, in its order.
+
+    Attributes:
+        header: The names of all its columns.
+        cells: Of each row, as they stand in the file.
+        tasks: The task of each row.
+        numbers: Of each row, in the order that was asked for.
+    """
+
+    header: list[str]
+    cells: list[Sequence[Any]]
+    tasks: list[str]
+    numbers: list[list[float]]
+
+
+def read_rows(path: str | Path, task: str, columns: Sequence[str], *, drop: bool = False, whole: bool = False) -> Rows:
+    """The rows of a file as `read_table` takes it.
 
     Args:
         path: The file.
         task: The column that names the task.
         columns: Numeric columns.
-
-    Returns:
-        For each row the name of its task, and its numbers in the order of `columns`.
+        drop: Whether to leave out rows that lack their task or a number, and say how many, rather than refuse them.
+        whole: Whether to read further columns too, for `cells`.
 
     Raises:
         DataError: As for `read_table`.
     """
     path = Path(path).expanduser()
-    read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
-    return _numeric_rows(path, read(path, [task, *columns]), [task, *columns])
+    if path.suffix.lower() == ".parquet":
+        raw = _read_parquet(path, [task, *columns], whole=whole)
+    else:
+        raw = _read_csv(path, [task, *columns])
+    return _numeric_rows(path, raw, [task, *columns], drop=drop)
 
 
 def split_tasks(
@@ -342,6 +368,7 @@ class _Raw(NamedTuple):
     header: list[str]
     rows: Sequence[tuple[int, Sequence[Any]]]
     unit: str
+    decimal_comma: bool = False
 
 
 def _read_csv(path: Path, columns: list[str]) -> _Raw:
@@ -374,7 +401,7 @@ def _read_csv(path: Path, columns: list[str]) -> _Raw:
             f"{len(odd)} with fewer or more, {_listed(odd)}. Complete these lines, and quote cells that hold "
             "a comma."
         )
-    return _Raw(header, rows, "line")
+    return _Raw(header, rows, "line", mark != ",")
 
 
 def _delimiter(first: str, columns: Sequence[str]) -> str:
@@ -387,7 +414,7 @@ def _delimiter(first: str, columns: Sequence[str]) -> str:
     return max(",;\t", key=names)
 
 
-def _read_parquet(path: Path, columns: list[str]) -> _Raw:
+def _read_parquet(path: Path, columns: list[str], *, whole: bool) -> _Raw:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -401,13 +428,14 @@ def _read_parquet(path: Path, columns: list[str]) -> _Raw:
             raise DataError(f"A table must be a file: got the folder `{path}`. Name one Parquet file in it.")
         with path.open("rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
             _check_header(path, parquet.schema_arrow.names, columns)
-            content = parquet.read(columns)
+            content = parquet.read(None if whole else columns)
     except pyarrow.ArrowException as error:
         raise DataError(f"A Parquet file was expected: `{path}` is not one ({error}). Write it again.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    cells = [content.column(name).to_pylist() for name in columns]
-    return _Raw(columns, list(enumerate(zip(*cells, strict=True), start=1)), "row")
+    header = content.column_names
+    cells = [content.column(name).to_pylist() for name in header]
+    return _Raw(header, list(enumerate(zip(*cells, strict=True), start=1)), "row")
 
 
 def _check_roles(columns: list[str], inputs: Sequence[str], targets: Sequence[str]) -> None:
@@ -437,35 +465,47 @@ def _check_header(path: Path, header: list[str], columns: list[str]) -> None:
         )
 
 
-def _numeric_rows(path: Path, raw: _Raw, columns: list[str]) -> list[tuple[str, list[float]]]:
-    """Each row's task, named by the first of `columns`, and its numbers in the order of the others."""
+def _numeric_rows(path: Path, raw: _Raw, columns: list[str], *, drop: bool) -> Rows:
+    """Rows with their task, named by the first of `columns`, and their numbers in the order of the others."""
     if not raw.rows:
         raise _empty(path, "column names only")
     task, *places = [raw.header.index(name) for name in columns]
-    rows: list[tuple[str, list[float]]] = []
+    rows = Rows(raw.header, [], [], [])
     faults: list[str] = []
     for number, cells in raw.rows:
         name = "" if cells[task] is None else str(cells[task]).strip()
-        values = [_number(cells[place]) for place in places]
+        values = [_number(cells[place], decimal_comma=raw.decimal_comma) for place in places]
         if name and None not in values:
-            rows.append((name, [value for value in values if value is not None]))
+            rows.cells.append(cells)
+            rows.tasks.append(name)
+            rows.numbers.append([value for value in values if value is not None])
             continue
         wrong = [place for place, value in zip(places, values, strict=True) if value is None]
         for place in wrong if name else [task, *wrong]:
             cell = "empty" if cells[place] in (None, "") else repr(cells[place])
             faults.append(f"{raw.unit} {number}, {raw.header[place]!r}: {cell}")
-    if faults:
+    if drop and rows.tasks:
+        if len(rows.tasks) < len(raw.rows):
+            log.warning(
+                "%s: left out %d of %d rows: %s",
+                path,
+                len(raw.rows) - len(rows.tasks),
+                len(raw.rows),
+                _listed(faults, "; "),
+            )
+    elif faults:
         raise DataError(
             f"Every row of `{path}` must name its task and have finite numbers where numbers are read: got "
-            f"{len(faults)} other cells, {_listed(faults, '; ')}. Correct or remove these rows."
+            f"{len(faults)} other cells, {_listed(faults, '; ')}. Correct or remove these rows, or "
+            'let training leave them out with tasks.incomplete = "drop".'
         )
     return rows
 
 
-def _number(cell: Any) -> float | None:
+def _number(cell: Any, *, decimal_comma: bool) -> float | None:
     """The finite number in a cell, or None. Names such as '12_3' are none, though Python reads 123."""
     try:
-        value = float(cell)
+        value = float(cell.replace(",", ".", 1) if decimal_comma and isinstance(cell, str) else cell)
     except (TypeError, ValueError):
         return None
     return value if math.isfinite(value) and "_" not in str(cell) else None

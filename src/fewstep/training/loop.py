@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 import torch
 
 from fewstep.core.rng import derived_seed, generator
+from fewstep.core.trees import leaves
 from fewstep.errors import Interrupted, NonFiniteError
 from fewstep.training.checkpoint import load_checkpoint, save_checkpoint, save_meta
 
@@ -116,9 +117,10 @@ def train(
         progress.seconds = earlier + saved - started
         save_checkpoint(path, {"learner": learner.state_dict(), "progress": vars(progress)})
 
+    device = next(iter(leaves(learner.meta))).device
     with _stop_requests() as stop_requested:
         while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
-            metrics = _iterate(learner, tasks, plan, path)
+            metrics = _iterate(learner, tasks, plan, path, device)
             progress.add(metrics)
             for watcher in watchers:
                 watcher.update(learner.iteration, metrics)
@@ -135,17 +137,17 @@ def train(
                 raise Interrupted(f"Stopped after iteration {learner.iteration} of {plan.iterations}; saved {path}.")
     save()
     if progress.count:  # the last, shorter interval; the checkpoint does not know it, so that a resume may go on
-        _record(run, learner.iteration, progress, progress.seconds)
+        _record(run, learner.iteration, progress, progress.seconds, partial=True)
     save_meta(run.path / "params.safetensors", learner.meta, _about(learner))
 
 
-def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: Path) -> dict[str, float]:
+def _iterate(
+    learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: Path, device: torch.device
+) -> dict[str, float]:
     """One meta-update on the tasks of this iteration's own stream (Algorithm 2, lines 3-10)."""
     iteration = learner.iteration
     batch = tasks.sample(plan.batch_size, generator(plan.seed, "train", iteration))
-    # Dropout and the like draw from torch's global stream: give this iteration its own, and give the old one back.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(derived_seed(plan.seed, "module", iteration))
+    with _drawing_from(derived_seed(plan.seed, "module", iteration), device):
         try:
             return learner.step(batch)
         except NonFiniteError as error:
@@ -155,10 +157,27 @@ def _iterate(learner: Learner, tasks: TaskDistribution, plan: Plan, checkpoint: 
             raise NonFiniteError(f"{error} Nothing was updated; {stands}.") from error
 
 
-def _record(run: RunFolder, iteration: int, progress: _Progress, seconds: float) -> None:
+@contextmanager
+def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout and the like draw from torch's global stream: give an iteration its own, and give the old one back.
+
+    `torch.manual_seed` would do for every kind of device, which takes longer than a meta-update of a small network.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type != "cpu":
+            torch.manual_seed(seed)
+        yield
+
+
+def _record(run: RunFolder, iteration: int, progress: _Progress, seconds: float, *, partial: bool = False) -> None:
     means = {name: total / progress.count for name, total in progress.sums.items()}
     used = {"seconds": round(seconds, 3), "peak_memory_mib": _peak_memory_mib()}
-    run.append_metrics({"iteration": iteration, "split": "train", **means, **used})
+    marked = {"partial": True} if partial else {}  # of a shorter interval: a resume takes it back
+    run.append_metrics({"iteration": iteration, "split": "train", **means, **used, **marked})
     progress.sums.clear()
     progress.count = 0
 

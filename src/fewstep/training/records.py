@@ -164,10 +164,10 @@ class RunFolder:
         return records
 
     def forget_metrics_after(self, iteration: int) -> None:
-        """Drop the lines that a resume from this iteration will write again, and one that a kill cut off."""
+        """Drop lines that a resume from this iteration writes again or completes, and one that a kill cut off."""
         if not (self.path / "metrics.jsonl").exists():
             return
-        kept = [record for record in self.metrics() if record["iteration"] <= iteration]
+        kept = [each for each in self.metrics() if each["iteration"] <= iteration and not each.get("partial")]
         with replaced(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 

@@ -79,7 +79,7 @@ class Locomotion:
         return torch.where(uniform < 0.5, -1.0, 1.0)
 
     def reset(self, tasks: Tensor, trajectories: int, generator: Generator) -> tuple[LocomotionEpisodes, Tensor]:
-        """Begin episodes; see `Environment`. Observations and rewards have the tasks' dtype.
+        """Begin episodes; see `Environment`. Observations and rewards have the tasks' dtype, or torch's default.
 
         Raises:
             FewstepError: The tasks are not goals of this environment.
@@ -88,7 +88,8 @@ class Locomotion:
         goals = tasks.detach().double().numpy().repeat(trajectories, axis=0)[:, 0]
         simulation = Simulation(self.robot, len(goals), self.threads)
         simulation.reset(generator)
-        episodes = LocomotionEpisodes(self, goals, simulation, (len(tasks), trajectories), tasks.dtype)
+        dtype = tasks.dtype if tasks.is_floating_point() else torch.get_default_dtype()
+        episodes = LocomotionEpisodes(self, goals, simulation, (len(tasks), trajectories), dtype)
         return episodes, episodes.tensor(simulation.observations())
 
     def progress(self, velocities: Floats, goals: Floats) -> Floats:

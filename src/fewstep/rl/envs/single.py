@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fewstep.core import rng
+from fewstep.errors import FewstepError
 from fewstep.rl.envs import extras, rendering
 from fewstep.rl.envs.locomotion import LOCOMOTION
 
@@ -69,7 +70,16 @@ class SingleTask(gymnasium.Env):
         return self._begin(task, stream), {"task": self._task}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Act once; see Gymnasium."""
+        """Act once; see Gymnasium.
+
+        Raises:
+            FewstepError: The action has another shape than the action space.
+        """
+        if np.shape(action) != self.action_space.shape:
+            raise FewstepError(
+                f"An action is an array of shape {list(self.action_space.shape or ())}, a number for each joint: got "
+                f"{list(np.shape(action))}. Take it from `action_space`."
+            )
         observations, rewards, terminated = self._episodes.act(np.asarray(action, dtype=np.float64)[None])
         info = {
             "task": self._task,

@@ -73,9 +73,12 @@ class Slots:
             environment.close()
         del self._environments[len(tasks) :]
         self._ended = np.zeros(len(tasks), dtype=bool)
-        self._observations = np.stack(
-            [self._begin(slot, task, int(seed)) for slot, (task, seed) in enumerate(zip(tasks, seeds, strict=True))]
-        )
+        first = [self._begin(slot, task, int(seed)) for slot, (task, seed) in enumerate(zip(tasks, seeds, strict=True))]
+        for slot, observation in enumerate(first):
+            if len(observation) != len(first[0]):
+                what = f"{len(observation)} numbers were observed, and {len(first[0])} in the first task"
+                raise SlotError(slot, "reset", what, "")
+        self._observations = np.stack(first)
         return self._observations.copy()
 
     def step(self, actions: npt.NDArray[Any]) -> Stepped:
