@@ -236,7 +236,7 @@ def test_a_module_of_ones_own_is_adapted_saved_and_continued(tmp_path, support, 
     folder = classifier.save(tmp_path / "adapted")
     assert same(classifier, fewstep.load(folder, model=small_module(tracks)), queries)
     assert same(classifier, fewstep.adapt(folder, support, model=small_module(tracks)), queries)
-    with pytest.raises(RecipeError, match="A module is passed from Python"):
+    with pytest.raises(RecipeError, match="the module comes from Python"):
         fewstep.load(folder)
 
 

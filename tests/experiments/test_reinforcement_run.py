@@ -211,7 +211,7 @@ def test_what_is_no_environment_is_refused(tmp_path: Path) -> None:
     endless = Push(horizon=0)
     for tasks, words in (
         (object(), "object has no 'observation_size'"),
-        (None, r"none were passed. From Python: .*`fewstep.evaluate\(..., task_distribution=...\)`"),
+        (None, r"tasks come from Python: .*`fewstep.evaluate\(..., task_distribution=...\)`"),
         (Push, "the class Push was passed, not one made of it"),
         (endless, "its horizon must be a whole number of at least 1, and is 0"),
     ):

@@ -383,10 +383,8 @@ def test_without_commas_between_columns_those_in_numbers_are_decimal_marks(tmp_p
 def test_incomplete_rows_and_small_tasks_are_dropped_and_told_of_where_asked(tmp_path, caplog):
     rows = [f"{site},{x},{x}" for site in "abcdef" for x in range(4)]
     (tmp_path / "t.csv").write_text("\n".join(["site,x,y", *rows, "g,1,1", "a,,2", ",3,3"]))
-    recipe = {
-        "tasks": {"kind": "table", "path": str(tmp_path / "t.csv"), "task": "site", "inputs": ["x"], "targets": ["y"]}
-    }
-    recipe |= {"model": {"kind": "mlp"}, "algorithm": {"kind": "maml"}}
+    tasks = {"kind": "table", "path": str(tmp_path / "t.csv"), "task": "site", "inputs": ["x"], "targets": ["y"]}
+    recipe = {"tasks": tasks, "model": {"kind": "mlp"}, "algorithm": {"kind": "maml"}}
     settings = ["tasks.shots=2", "tasks.incomplete=drop"]
     with pytest.raises(DataError, match=r"line 27, 'x': empty; line 28, 'site': empty"):
         load_data(load_recipe(recipe, settings[:1]))

@@ -74,8 +74,10 @@ def build_model(
     model = recipe.model
     if (model.kind == "custom") != (custom is not None):
         raise RecipeError(
-            "A module is passed from Python if and only if model.kind = 'custom': "
-            f"model.kind is {model.kind!r} and {'one' if custom is not None else 'none'} was passed (`model=`)."
+            f"A module was passed, and model.kind is {model.kind!r}. Set model.kind = 'custom', or leave out `model=`."
+            if custom is not None
+            else "model.kind is 'custom', so the module comes from Python: pass it as `model=`, to `fewstep.train` as "
+            "to `fewstep.load`, `evaluate` and `adapt`. The command line cannot."
         )
     if custom is not None:
         return custom
@@ -233,8 +235,10 @@ def metric_of(recipe: Recipe) -> str:
 def _loss(recipe: Recipe, custom: Loss | None) -> tuple[Loss, dict[str, Loss]]:
     if (recipe.loss.kind == "custom") != (custom is not None):
         raise RecipeError(
-            "A loss is passed from Python if and only if loss.kind = 'custom': "
-            f"loss.kind is {recipe.loss.kind!r} and {'one' if custom is not None else 'none'} was passed (`loss=`)."
+            f"A loss was passed, and loss.kind is {recipe.loss.kind!r}. Set loss.kind = 'custom', or leave out `loss=`."
+            if custom is not None
+            else "loss.kind is 'custom', so the loss comes from Python: pass it as `loss=`, to `fewstep.train` as to "
+            "`fewstep.load` and `evaluate`. The command line cannot."
         )
     if custom is not None:
         return custom, {}

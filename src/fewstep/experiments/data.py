@@ -97,9 +97,10 @@ def load_data(
     tasks = recipe.tasks
     if (tasks.kind == "custom") != (custom is not None):
         raise RecipeError(
-            "Tasks are passed from Python if and only if tasks.kind = 'custom': "
-            f"tasks.kind is {tasks.kind!r} and {'some' if custom is not None else 'none'} were passed. From Python: "
-            "`fewstep.train(..., tasks=...)`, `fewstep.evaluate(..., task_distribution=...)`."
+            f"Tasks were passed, and tasks.kind is {tasks.kind!r}. Set tasks.kind = 'custom', or leave them out."
+            if custom is not None
+            else "tasks.kind is 'custom', so tasks come from Python: `fewstep.train(..., tasks=...)`, "
+            "`fewstep.evaluate(..., task_distribution=...)`. The command line cannot."
         )
     if isinstance(recipe.loss, ReinforceLoss):
         data = _environment_data(recipe, custom)

@@ -20,7 +20,7 @@ from fewstep.experiments.runs import (
     recipe_of,
     stored_data,
 )
-from fewstep.experiments.sections import Method
+from fewstep.experiments.sections import Method, TableTasks
 from fewstep.experiments.transfer import transferred
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
@@ -264,7 +264,7 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "algorithm": plan.method or recipe.algorithm.kind,
         "distance": getattr(recipe.algorithm, "distance", None) if plan.method == "nearest_neighbour" else None,
         "regularizer": getattr(recipe.algorithm, "regularizer", None),
-        "metric": "mse" if recipe.loss.kind == "mse" else metric,
+        "metric": _name_of_metric(recipe),
         "split": split,
         "tasks": len(evaluation.curves[metric]),
         "ways": getattr(recipe.tasks, "ways", None),
@@ -277,6 +277,13 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "evaluation_seed": plan.seed,
         "fingerprint": evaluation.fingerprint,
     }
+
+
+def _name_of_metric(recipe: Recipe) -> str:
+    """As reports call it: errors of tables are in standard deviations of the targets, squared."""
+    if recipe.loss.kind == "mse":
+        return "standardised_mse" if isinstance(recipe.tasks, TableTasks) else "mse"
+    return metric_of(recipe)
 
 
 def points(values: Tensor) -> list[dict[str, Any]]:

@@ -203,6 +203,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
         if not isinstance(section, dict):
             raise RecipeError(f"--set {setting}: {part} is a value and has no keys of its own.")
     section[parts[-1]] = value
+    if parts == ["algorithm", "kind"] and value == "joint":  # of which a file for another kind may well speak
+        section.pop("steps", None)
 
 
 def _fill_in(values: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shlex
 import sys
@@ -31,6 +32,8 @@ from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
 from fewstep.training.tensorboard import TensorBoard
 from fewstep.training.tensorboard import available as tensorboard_available
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -91,6 +94,12 @@ def train(
     if loaded.execution.compile:
         keep_compiled()
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
+    if 0 < loaded.meta.iterations < loaded.validation.every:
+        log.warning(
+            "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
+            loaded.meta.iterations,
+            loaded.validation.every,
+        )
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_evaluation(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +27,8 @@ from fewstep.learners.learner import counted, take_over
 
 if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
+
+log = logging.getLogger(__name__)
 
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """Scalar loss of a module's outputs and the targets."""
@@ -144,6 +147,10 @@ class SupervisedLearner:
         loss, gradient_norm = mean_loss.item(), norm.item()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             self._raise_non_finite(tasks)
+        if self.iteration == 0 and gradient_norm == 0 and self._leaves:
+            log.warning(
+                "The first meta-gradient is zero: nothing is learned if the loss does not depend on the parameters"
+            )
         self._meta_update(gradients, norm)  # line 10
         return {"query_loss": loss / self._loss_scale, "gradient_norm": gradient_norm}
 

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     Entry = tuple[str, Mapping[str, Any]]
     """A label and an evaluation: a row of a table, a curve of a figure."""
 
-METRICS = {"mse": "mean squared error", "accuracy": "accuracy (%)", "loss": "loss", "return": "average return"}
+METRICS = {
+    "mse": "mean squared error",
+    "standardised_mse": "mean squared error of standardised targets",
+    "accuracy": "accuracy (%)",
+    "loss": "loss",
+    "return": "average return",
+}
 
 
 class Point(NamedTuple):
