@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -272,3 +272,9 @@ def test_the_inner_loop_of_a_module_follows_its_optimizer() -> None:
         nn.functional.mse_loss(module(inputs), targets).backward()
         optimizer.step()
     assert_same(adapted, {name: value.detach() for name, value in module.named_parameters()})
+
+
+@pytest.mark.parametrize("rule", [Sgd, Momentum, Adam, LearnedSgd])
+def test_a_negative_rate_is_refused(rule: Any) -> None:
+    with pytest.raises(ValueError, match="`lr` must be positive: got -1"):
+        rule(-1.0)

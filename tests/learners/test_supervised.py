@@ -326,3 +326,17 @@ def test_state_tracking_is_refused_even_where_the_module_comes_in_evaluation_mod
     task = FewShot(images(), ways=3).sample(1, generator(0, "t"))
     with pytest.raises(ValueError, match="running_mean"):
         learner.adapt(Batch(task.support.inputs[0], task.support.targets[0]))
+
+
+def test_a_meta_batch_that_is_no_task_is_told_how_to_make_one():
+    support, query = Sinusoid(shots=4, queries=6).sample(3, generator(0, "e"))
+    with pytest.raises(ValueError, match=r"got tuple of Batch\. Make it with `fewstep\.Task"):
+        sinusoid_learner().step((support, query))
+
+
+def test_a_loss_that_does_not_reach_the_parameters_is_told_of(caplog):
+    learner = SupervisedLearner(
+        nn.Linear(1, 1), lambda out, y: (out.detach() - y).square().mean() + 0 * out.sum(), maml(Sgd(0.1))
+    )
+    learner.step(Sinusoid(shots=4, queries=6).sample(3, generator(0, "e")))
+    assert "meta-gradient is zero" in caplog.text

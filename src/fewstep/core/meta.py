@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 
@@ -99,6 +99,13 @@ def meta_gradient(
 def same_size_groups(tasks: Task | Sequence[Task]) -> list[Task]:
     """A meta-batch as a list of stacked tasks of one size; raises ValueError if empty or uneven."""
     groups = [tasks] if isinstance(tasks, Task) else list(tasks)
+    came: list[Any] = [*groups]  # from the user's own code
+    strangers = {type(group).__name__ for group in came if not isinstance(group, Task)}
+    if strangers:
+        raise ValueError(
+            f"A meta-batch must be a Task, or a list of them: got {type(tasks).__name__} of {' and '.join(strangers)}. "
+            "Make it with `fewstep.Task(support, query)`."
+        )
     sizes_of_groups = [{leaf.shape[0] for leaf in leaves(group)} for group in groups]
     if not groups or any(0 in sizes for sizes in sizes_of_groups):
         raise ValueError("A meta-batch must hold at least one task: got none. Raise the number of tasks to sample.")

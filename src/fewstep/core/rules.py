@@ -66,6 +66,12 @@ def selected(params: Params, rule: UpdateRule) -> Params:
 class _Rule:
     """The defaults of a concrete rule: adapts everything, second-order, nothing to learn, no state."""
 
+    lr: float
+
+    def __post_init__(self) -> None:
+        if self.lr < 0:
+            raise ValueError(f"`lr` must be positive: got {self.lr}. A step goes down the gradient by itself.")
+
     @property
     def second_order(self) -> bool:
         return True
