@@ -174,3 +174,9 @@ def test_evaluations_that_training_has_outdated_are_left_out(tmp_path):
     save_file({}, run.path / "params.safetensors", metadata={"iteration": "40"})
     with pytest.raises(RunError, match="earlier meta-parameters"):
         grouped_by_seed([run])
+
+
+def test_of_evaluations_that_differ_in_their_number_of_steps_the_longest_counts(tmp_path):
+    short, long, other = evaluation([3.1]), evaluation([3.1, 0.7, 0.5]), evaluation([3.0], fingerprint="another")
+    found = grouped_by_seed([make_run(tmp_path / "run", short, long, other)])
+    assert sorted(len(each["steps"]) for _, each in found) == [1, 3]

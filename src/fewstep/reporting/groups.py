@@ -124,7 +124,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _pooled_by_kind(group: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    found = [{**e, "seeds": [run.config.get("seed")]} for run in group for e in evaluations(run)]
+    of_runs = [(run, evaluations(run)) for run in group]
+    if len(group) == 1:
+        of_runs = [(run, _longest(found)) for run, found in of_runs]
+    found = [{**e, "seeds": [run.config.get("seed")]} for run, stored in of_runs for e in stored]
     pooled: list[dict[str, Any]] = []
     for same in _alike(found, _kind):
         if _one_per_seed(same):
@@ -133,6 +136,16 @@ def _pooled_by_kind(group: Sequence[RunFolder]) -> list[dict[str, Any]]:
             for at_one_rate in _alike(same, lambda e: e.get("inner_lr")):
                 pooled.extend([_pooled(at_one_rate)] if _one_per_seed(at_one_rate) else at_one_rate)
     return pooled
+
+
+def _longest(stored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those that another one goes on from, on the same tasks: they would say the same twice."""
+    longest: dict[str, dict[str, Any]] = {}
+    for evaluation in stored:
+        about = repr(sorted((key, value) for key, value in evaluation.items() if key != "steps"))
+        if about not in longest or len(evaluation["steps"]) > len(longest[about]["steps"]):
+            longest[about] = evaluation
+    return list(longest.values())
 
 
 def _kind(evaluation: Mapping[str, Any]) -> list[object]:
