@@ -134,3 +134,16 @@ def test_columns_that_were_not_asked_for_stay_with_their_rows(run, files):
     rows = list(csv.DictReader(fewstep.predict_table(run, *files).to_csv().splitlines()))
     assert [row["id"] for row in rows] == ["7", "x", ""]
     assert [row["log_dose"] for row in rows] == ["-6", "-5", "-7.5"]
+
+
+def test_a_loss_of_ones_own_adapts_as_it_has_trained(files, tmp_path):
+    loss = torch.nn.functional.huber_loss
+    settings = ["meta.iterations=5", "model.hidden=[8]", "validation.tasks=4", "loss.kind=custom"]
+    run = train("dose-response", out=tmp_path / "run", settings=settings, loss=loss)
+    found = fewstep.predict_table(run, *files, steps=3, loss=loss)
+    learner, scale = fewstep.load(run, loss=loss), fewstep.standardization(run)
+    other = scale.standardize(fewstep.Batch(torch.tensor([[-8.0]]), torch.tensor([[90.0]])))
+    expected = scale.restore(learner.adapt(other, 3)(scale.inputs(torch.tensor([[-5.0]]))))
+    assert torch.allclose(found.targets[1], expected[0], rtol=1e-5)
+    with pytest.raises(RecipeError, match="pass it as `loss=`"):
+        fewstep.predict_table(run, *files)

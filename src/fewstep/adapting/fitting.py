@@ -82,20 +82,23 @@ def fit_classifier(
         raise RecipeError(f"{start.recipe.name} cannot be adapted to these examples: {error}") from None
 
 
-def fit_regressor(start: Initialisation, support: Batch, steps: int, *, device: str = "cpu") -> Adapted:
-    """Adapt to one support set, by the mean squared error.
+def fit_regressor(
+    start: Initialisation, support: Batch, steps: int, *, device: str = "cpu", loss: Loss = mean_squared_error
+) -> Adapted:
+    """Adapt to one support set.
 
     Args:
         start: From where.
         support: Inputs as the module takes them `[examples, ...]` and targets `[examples, targets]`, on the CPU.
         steps: Gradient steps.
         device: Where to compute.
+        loss: To descend.
 
     Raises:
         FewstepError: As for `fit_classifier`.
     """
     try:
-        learner = _learner(start, start.module, mean_squared_error, device)
+        learner = _learner(start, start.module, loss, device)
         learner.load_meta(start.meta)
         return _adapted(learner, support, steps)
     except ValueError as error:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.experiments.config import Recipe
+    from fewstep.learners.supervised import Loss
     from fewstep.training.records import RunFolder
 
-LossName: TypeAlias = Literal["cross_entropy", "mse"]
+LossName: TypeAlias = Literal["cross_entropy", "mse", "custom"]
 
 UNTRAINED = {
     "name": "untrained",
@@ -62,6 +63,7 @@ def initialisation(
     model: nn.Module | None = None,
     checkpoint: str = "best",
     loss: LossName = "cross_entropy",
+    custom_loss: Loss | None = None,
 ) -> Initialisation:
     """What a run has learned.
 
@@ -70,6 +72,7 @@ def initialisation(
         model: The module that the run was trained with, if it was passed from Python.
         checkpoint: "best" by validation, or "final".
         loss: What it must have learned to lower: "cross_entropy" for a classifier, which then has a head.
+        custom_loss: The loss that the run was trained with, if that was passed from Python.
 
     Raises:
         FewstepError: It has learned something else, or nothing yet.
@@ -82,7 +85,7 @@ def initialisation(
             f"{recipe.algorithm.kind!r} and loss.kind = {recipe.loss.kind!r}. Use another run."
         )
     file = meta_file(folder, checkpoint)
-    found = read_initialisation(file, recipe, model, {"run": name, "fingerprint": sha256(file)})
+    found = read_initialisation(file, recipe, model, {"run": name, "fingerprint": sha256(file)}, custom_loss)
     if loss == "cross_entropy":
         try:
             head_name(found.module)
@@ -91,13 +94,15 @@ def initialisation(
     return found
 
 
-def read_initialisation(file: Path, recipe: Recipe, model: nn.Module | None, source: dict[str, Any]) -> Initialisation:
+def read_initialisation(
+    file: Path, recipe: Recipe, model: nn.Module | None, source: dict[str, Any], loss: Loss | None = None
+) -> Initialisation:
     """The initialisation that a file of meta-parameters holds; `source` learns of its iteration, if it does not know.
 
     Raises:
         FewstepError: They are not those of this recipe and module.
     """
-    learner = learner_from(file, recipe, model=model)
+    learner = learner_from(file, recipe, model=model, loss=loss)
     source = {"iteration": learner.iteration} | source
     return Initialisation(recipe, build_model(recipe, model), learner.meta, learner.constants(), source)
 

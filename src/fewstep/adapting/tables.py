@@ -13,6 +13,7 @@ from torch import Tensor
 from fewstep.adapting.fitting import fit_regressor
 from fewstep.adapting.initialisation import initialisation
 from fewstep.errors import DataError, RecipeError
+from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
 from fewstep.tasks.table import read_rows, read_table
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.core.types import Batch
+    from fewstep.learners.supervised import Loss
     from fewstep.training.records import RunFolder
 
 _NAMED = 10  # so many tasks are named in an error
@@ -99,6 +101,7 @@ def predict_table(
     *,
     steps: int | None = None,
     model: nn.Module | None = None,
+    loss: Loss | None = None,
     checkpoint: Literal["best", "final"] = "best",
     device: str = "cpu",
 ) -> TablePredictions:
@@ -111,6 +114,7 @@ def predict_table(
         queries: Such a file with the columns for task and inputs: rows of these tasks to predict.
         steps: Gradient steps; by default what the recipe is evaluated with.
         model: The module that the run was trained with, if it was passed from Python.
+        loss: Likewise the loss.
         checkpoint: "best" by validation, or "final".
         device: Where to adapt.
 
@@ -125,17 +129,22 @@ def predict_table(
             f"Tables need a run that was trained on a table: {folder.path.name} was trained on {tasks.kind} tasks. "
             "Use another run."
         )
+    if recipe.loss.kind == "custom" and loss is None:
+        raise RecipeError(
+            f"{folder.path.name} was trained with a loss from Python: pass it as `loss=`. The command line cannot."
+        )
     scale = standardization(folder)
     measured = read_table(support, tasks.task, tasks.inputs, tasks.targets).groups
     asked = read_rows(queries, tasks.task, tasks.inputs, whole=True)
     names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
     _require_support(measured, names, support, queries)
     _tell_of_far(tasks.inputs, scale.inputs(torch.cat([inputs, *(measured[name].inputs for name in set(names))])))
-    start = initialisation(folder, model, checkpoint, "mse")
+    start = initialisation(folder, model, checkpoint, "mse" if loss is None else "custom", loss)
     steps = recipe.evaluate.steps if steps is None else steps
     targets = torch.empty(len(names), len(tasks.targets), dtype=torch.float64)
     for task in dict.fromkeys(names):
-        adapted = fit_regressor(start, scale.standardize(measured[task]), steps, device=device)
+        examples = scale.standardize(measured[task])
+        adapted = fit_regressor(start, examples, steps, device=device, loss=loss or mean_squared_error)
         here = torch.tensor([name == task for name in names])
         targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
     counts = {name: len(measured[name].targets) for name in dict.fromkeys(names)}
