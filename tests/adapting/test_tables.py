@@ -147,3 +147,11 @@ def test_a_loss_of_ones_own_adapts_as_it_has_trained(files, tmp_path):
     assert torch.allclose(found.targets[1], expected[0], rtol=1e-5)
     with pytest.raises(RecipeError, match="pass it as `loss=`"):
         fewstep.predict_table(run, *files)
+
+
+def test_a_file_with_decimal_commas_is_answered_in_kind(run, files):
+    files[1].write_text("compound;log_dose\nnew;-7,5\n")
+    header, row = fewstep.predict_table(run, *files).to_csv().splitlines()
+    assert header == "compound;log_dose;predicted_response"
+    assert row.startswith("new;-7,5;")
+    assert "." not in row

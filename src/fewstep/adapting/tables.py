@@ -47,6 +47,7 @@ class TablePredictions(NamedTuple):
         support: The number of support rows of each task.
         steps: Gradient steps.
         file: All columns of the file, by name.
+        delimiter: Between its columns.
     """
 
     columns: tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -57,6 +58,7 @@ class TablePredictions(NamedTuple):
     support: dict[str, int]
     steps: int
     file: dict[str, list[Any]]
+    delimiter: str = ","
 
     def header(self) -> list[str]:
         """Task, inputs and predicted targets: these are called `predicted_` and their target."""
@@ -69,13 +71,15 @@ class TablePredictions(NamedTuple):
         return [[task, *(f"{x:.12g}" for x in given), *found] for task, given, found in cells]
 
     def to_csv(self) -> str:
-        """All columns of the file as they are, and the predicted ones after them."""
+        """All columns of the file as they are, and the predicted ones after them, in its own way of writing numbers."""
         text = io.StringIO()
         kept = [name for name in self.file if name not in self._predicted()]
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(text, lineterminator="\n", delimiter=self.delimiter)
         writer.writerow([*kept, *self._predicted()])
         given = zip(*(self.file[name] for name in kept), strict=True)
-        writer.writerows([*row, *found] for row, found in zip(given, self._cells(), strict=True))
+        commas = self.delimiter != "," and any("," in str(cell) for name in self.columns[1] for cell in self.file[name])
+        cells = [[cell.replace(".", ",") for cell in row] if commas else row for row in self._cells()]
+        writer.writerows([*row, *found] for row, found in zip(given, cells, strict=True))
         return text.getvalue()
 
     def _predicted(self) -> list[str]:
@@ -142,16 +146,18 @@ def predict_table(
     start = initialisation(folder, model, checkpoint, "mse" if loss is None else "custom", loss)
     steps = recipe.evaluate.steps if steps is None else steps
     targets = torch.empty(len(names), len(tasks.targets), dtype=torch.float64)
-    for task in dict.fromkeys(names):
+    rows_of: dict[str, list[int]] = {}
+    for row, task in enumerate(names):
+        rows_of.setdefault(task, []).append(row)
+    for task, here in rows_of.items():
         examples = scale.standardize(measured[task])
         adapted = fit_regressor(start, examples, steps, device=device, loss=loss or mean_squared_error)
-        here = torch.tensor([name == task for name in names])
         targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
-    counts = {name: len(measured[name].targets) for name in dict.fromkeys(names)}
+    counts = {name: len(measured[name].targets) for name in rows_of}
     columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
     file = {name: [row[place] for row in asked.cells] for place, name in enumerate(asked.header)}
     errors = _errors(queries, tasks, targets) if file.keys() >= {*tasks.targets} else {}
-    return TablePredictions(columns, names, inputs, targets, errors, counts, steps, file)
+    return TablePredictions(columns, names, inputs, targets, errors, counts, steps, file, asked.delimiter)
 
 
 def _errors(queries: str | Path, tasks: TableTasks, predicted: Tensor) -> dict[str, float]:

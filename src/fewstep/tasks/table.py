@@ -108,12 +108,14 @@ class Rows(NamedTuple):
         cells: Of each row, as they stand in the file.
         tasks: The task of each row.
         numbers: Of each row, in the order that was asked for.
+        delimiter: Between columns, a comma where the file has none.
     """
 
     header: list[str]
     cells: list[Sequence[Any]]
     tasks: list[str]
     numbers: list[list[float]]
+    delimiter: str
 
 
 def read_rows(path: str | Path, task: str, columns: Sequence[str], *, drop: bool = False, whole: bool = False) -> Rows:
@@ -368,7 +370,7 @@ class _Raw(NamedTuple):
     header: list[str]
     rows: Sequence[tuple[int, Sequence[Any]]]
     unit: str
-    decimal_comma: bool = False
+    delimiter: str = ","
 
 
 def _read_csv(path: Path, columns: list[str]) -> _Raw:
@@ -401,7 +403,7 @@ def _read_csv(path: Path, columns: list[str]) -> _Raw:
             f"{len(odd)} with fewer or more, {_listed(odd)}. Complete these lines, and quote cells that hold "
             "a comma."
         )
-    return _Raw(header, rows, "line", mark != ",")
+    return _Raw(header, rows, "line", mark)
 
 
 def _delimiter(first: str, columns: Sequence[str]) -> str:
@@ -470,11 +472,11 @@ def _numeric_rows(path: Path, raw: _Raw, columns: list[str], *, drop: bool) -> R
     if not raw.rows:
         raise _empty(path, "column names only")
     task, *places = [raw.header.index(name) for name in columns]
-    rows = Rows(raw.header, [], [], [])
+    rows = Rows(raw.header, [], [], [], raw.delimiter)
     faults: list[str] = []
     for number, cells in raw.rows:
         name = "" if cells[task] is None else str(cells[task]).strip()
-        values = [_number(cells[place], decimal_comma=raw.decimal_comma) for place in places]
+        values = [_number(cells[place], decimal_comma=raw.delimiter != ",") for place in places]
         if name and None not in values:
             rows.cells.append(cells)
             rows.tasks.append(name)
