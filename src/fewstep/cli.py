@@ -263,19 +263,17 @@ def evaluate(
     if not as_json and not any(asked.values()):
         variants += [asked | variant.model_dump() for variant in recipe.evaluate.variants]
     with messages.status("Evaluating") as status:
-        results = list(
-            evaluate_each(
-                folder,
-                variants,
-                tasks_from=tasks_from,
-                steps=steps,
-                tasks=tasks,
-                split=split.value,
-                checkpoint=checkpoint.value,
-                data=data,
-                device=device,
-                progress=lambda done: status.update(f"Evaluating: {done} tasks"),
-            )
+        results = evaluate_each(
+            folder,
+            variants,
+            tasks_from=tasks_from,
+            steps=steps,
+            tasks=tasks,
+            split=split.value,
+            checkpoint=checkpoint.value,
+            data=data,
+            device=device,
+            progress=lambda done: status.update(f"Evaluating: {done} tasks"),
         )
     if as_json:
         print(json.dumps(results[0]))

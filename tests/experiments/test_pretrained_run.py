@@ -119,6 +119,6 @@ def test_several_ways_to_evaluate_are_tuned_once_on_as_many_tasks_as_the_recipe_
         return measured(*args, split=split, tasks=tasks, **how)
 
     monkeypatch.setattr(evaluate_run, "measured", counting)
-    ways = list(evaluate_run.evaluate_each(trained, [{}, {"queries": 3}, {"shots": 2}]))
+    ways = evaluate_run.evaluate_each(trained, [{}, {"queries": 3}, {"shots": 2}])
     assert drawn == [*[("val", 3)] * 2, ("test", 5), ("test", 5), *[("val", 3)] * 2, ("test", 5)]
     assert ways[1] == fewstep.evaluate(trained, queries=3)

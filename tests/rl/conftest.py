@@ -15,4 +15,6 @@ def screenless():
     try:
         Camera(LOCOMOTION["cheetah-velocity"]().robot, (32, 32)).close()
     except FewstepError as error:
+        if "Drawing needs OpenGL" not in str(error):  # some other fault, which is none of the machine's
+            raise
         pytest.skip(str(error))

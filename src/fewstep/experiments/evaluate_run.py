@@ -27,7 +27,7 @@ from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
 from fewstep.training.records import MORE_IS_BETTER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -125,7 +125,7 @@ def evaluate_each(
     loss: Loss | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Evaluate a run in several ways: its data are loaded once, and what is tuned is tuned once for its shots.
 
     Args:
@@ -143,7 +143,7 @@ def evaluate_each(
         device: See there.
         progress: See there.
 
-    Yields:
+    Returns:
         For each way what `evaluate` returns.
     """
     if hasattr(tasks, "sample") or hasattr(tasks, "sample_tasks"):  # what `train` takes by this name
@@ -174,6 +174,7 @@ def evaluate_each(
         )
 
     best: dict[tuple[int | None, str | None], Recipe] = {}
+    results: list[dict[str, Any]] = []
     with computing_as(recipe):
         for each, plan in plans:
             key = plan.shots, plan.method
@@ -193,7 +194,8 @@ def evaluate_each(
                 folder.write_evaluation(_name(result), result)
                 if others is None and not any(each.values()):  # other ways leave the example of the recipe's own
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
-            yield result
+            results.append(result)
+    return results
 
 
 def _has_no_rate(learner: BuiltLearner, plan: Evaluate) -> bool:
