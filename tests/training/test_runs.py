@@ -299,6 +299,38 @@ def test_zero_iterations_is_the_random_baseline(tmp_path):
     assert fewstep.evaluate(run)["iteration"] == 0
 
 
+def test_training_begins_at_another_run_where_asked(tmp_path):
+    first = train(tmp_path / "first", "meta.iterations=2")
+    start = f"meta.start={first.path}"
+    assert_identical(first, train(tmp_path / "same", "meta.iterations=0", "seed=1", start))
+    further = train(tmp_path / "further", "meta.iterations=2", "seed=1", start)
+    assert not torch.equal(final(first)["model.head.weight"], final(further)["model.head.weight"])
+
+
+def test_what_the_run_to_begin_at_does_not_have_begins_anew_and_is_named(tmp_path, caplog):
+    first = train(tmp_path / "first", "meta.iterations=2")
+    deeper = train(tmp_path / "deeper", "meta.iterations=0", "model.hidden=[8, 8]", f"meta.start={first.path}")
+    same = {name for name, value in final(first).items() if torch.equal(value, final(deeper).get(name, value[:0]))}
+    assert same == {"model.body.0.linear.weight", "model.body.0.linear.bias", "model.head.weight", "model.head.bias"}
+    assert "begins anew: body.1.linear.weight, body.1.linear.bias" in caplog.text
+
+
+def test_a_run_to_begin_at_must_share_parameters(tmp_path):
+    first = train(tmp_path / "first", "meta.iterations=0")
+    with pytest.raises(RunError, match="shares none"):
+        train(tmp_path / "other", f"meta.start={first.path}", recipe="navigation")
+    with pytest.raises(RunError, match="there is no nowhere"):
+        train(tmp_path / "other", "meta.start=nowhere")
+
+
+def test_a_resume_goes_on_from_its_checkpoint_and_not_from_where_it_began(tmp_path):
+    first = train(tmp_path / "first", "meta.iterations=1")
+    settings = [f"meta.start={first.path}", "seed=1"]
+    train(tmp_path / "run", "meta.iterations=2", *settings)
+    resumed = train(tmp_path / "run", "meta.iterations=4", *settings, resume=True)
+    assert_identical(resumed, train(tmp_path / "whole", "meta.iterations=4", *settings))
+
+
 def test_evaluation_tasks_do_not_depend_on_training_or_its_seed(tmp_path):
     runs = [train(tmp_path / str(i), f"meta.iterations={i}", f"seed={i}") for i in (1, 2)]
     one, other = (fewstep.evaluate(run) for run in runs)

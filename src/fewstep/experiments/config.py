@@ -123,6 +123,7 @@ class Recipe(Section):
             raise ValueError("algorithm.kind = 'averaging' needs meta.batch_size equal to tasks.pool")
         ignored = {
             "model.kind = 'custom'": self.model.kind == "custom",
+            "meta.start": self.meta.start is not None,
             "meta.clip_value": self.meta.clip_value is not None,
             "meta.clip_norm": self.meta.clip_norm is not None,
             "meta.schedule": self.meta.schedule != "constant",

@@ -374,6 +374,8 @@ class Meta(Section):
     """Tasks per meta-update; images, for `algorithm.kind = "pretrained"`."""
     iterations: NonNegativeInt = 10_000
     """Meta-updates."""
+    start: str | None = None
+    """A run, or a ready initialisation, to begin at its meta-parameters, where names and shapes agree with it."""
     max_kl: PositiveFloat = 0.01
     """Of the optimizer trpo: how far a meta-update may change the adapted policies."""
     curvature: Literal["exact", "finite_differences"] = "exact"

@@ -23,11 +23,15 @@ from fewstep.experiments.recipe_files import differing_keys, load_recipe, recipe
 from fewstep.experiments.runs import (
     as_many_as_there_are,
     computing_as,
+    meta_file,
+    open_run,
     recipe_of,
     shots_and_queries,
     stored_data,
 )
+from fewstep.learners.learner import begun_at
 from fewstep.training import loop
+from fewstep.training.checkpoint import load_meta
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
 from fewstep.training.tensorboard import TensorBoard
@@ -94,6 +98,8 @@ def train(
     if loaded.execution.compile:
         keep_compiled()
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
+    if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
+        _begin_at(learner, open_run(loaded.meta.start))
     if 0 < loaded.meta.iterations < loaded.validation.every:
         log.warning(
             "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
@@ -122,6 +128,20 @@ def train(
             closing.callback(board.close)
         loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
     return run
+
+
+def _begin_at(learner: BuiltLearner, run: RunFolder) -> None:
+    path = meta_file(run)
+    meta, own = begun_at(learner.meta, load_meta(path)[0])
+    if set(learner.meta.model) <= set(own):
+        raise RunError(
+            f"meta.start must be a run whose model has parameters of the same names and shapes: {path} shares none "
+            f"with this recipe's, whose first are {', '.join(own[:3])}. Choose the same model.kind and its sizes, or "
+            "another run."
+        )
+    learner.load_meta(meta)
+    apart = f"; what it does not have begins anew: {', '.join(own)}" if own else ""
+    log.log(logging.WARNING if own else logging.INFO, "Training begins at %s%s", path, apart)
 
 
 def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:

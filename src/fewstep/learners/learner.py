@@ -11,6 +11,8 @@ from fewstep.core.types import MetaParams
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fewstep.core.types import Params
+
 
 class Learner(Protocol):
     """Meta-parameters and the way to improve them."""
@@ -66,6 +68,23 @@ def take_over(own: MetaParams, new: MetaParams) -> None:
             )
         for name, value in mine.items():
             value.copy_(theirs[name])
+
+
+def begun_at(own: MetaParams, other: MetaParams) -> tuple[MetaParams, list[str]]:
+    """Another learner's meta-parameters where names and shapes agree, and this one's where they do not.
+
+    Returns:
+        The meta-parameters, and the names of those that stay this learner's own.
+    """
+
+    def agreeing(mine: Params, theirs: Params) -> Params:
+        return {
+            name: theirs[name] for name, value in mine.items() if name in theirs and theirs[name].shape == value.shape
+        }
+
+    shared = MetaParams(*map(agreeing, own, other))
+    merged = MetaParams(*({**mine, **theirs} for mine, theirs in zip(own, shared, strict=True)))
+    return merged, [name for mine, theirs in zip(own, shared, strict=True) for name in mine if name not in theirs]
 
 
 def counted(steps: int) -> int:
