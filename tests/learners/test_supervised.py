@@ -340,3 +340,56 @@ def test_a_loss_that_does_not_reach_the_parameters_is_told_of(caplog):
     )
     learner.step(Sinusoid(shots=4, queries=6).sample(3, generator(0, "e")))
     assert "meta-gradient is zero" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda: SupervisedLearner(nn.Linear, functional.mse_loss, maml(Sgd(0.1))), "A model is an nn.Module"),
+        (lambda: sinusoid_learner(maml), "An algorithm is what a function such as fewstep.maml makes"),
+        (lambda: sinusoid_learner(Sgd(0.1)), "An algorithm is what a function such as fewstep.maml makes"),
+        (lambda: maml(0.1), "An inner rule is a value"),
+        (lambda: fomaml(Sgd), "An inner rule is a value"),
+        (lambda: Only("head.*", 0.1), "An inner rule is a value"),
+        (lambda: maml(Sgd(0.1), steps=1.5), "`steps` must be a whole number"),
+        (lambda: sinusoid_learner(normalization="batch"), "`normalization` is one of transductive, support, running"),
+    ],
+    ids=["class", "function", "rule", "number", "rule-class", "wrapped", "steps", "policy"],
+)
+def test_arguments_of_another_kind_are_told_what_is_expected(build, expected):
+    with pytest.raises(ValueError, match=expected):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("loss", "came"),
+    [(lambda outputs, targets: (outputs - targets) ** 2, r"a tensor \(10, 1\)"), (lambda *_: 0.0, "float")],
+    ids=["each-example", "number"],
+)
+def test_a_loss_that_is_not_one_number_is_told_so(loss, came):
+    learner = SupervisedLearner(mlp(1, 1, [16]), loss, maml(Sgd(0.02)))
+    with pytest.raises(ValueError, match=f"A loss returns one number as a tensor without axes: got {came}"):
+        learner.step(Sinusoid().sample(2, generator(0, "tasks")))
+
+
+def test_examples_that_are_no_tensors_are_told_how_to_become_them():
+    points = torch.zeros(5, 1)
+    for examples in (points.numpy(), points.tolist()):
+        with pytest.raises(ValueError, match=r"Examples are tensors: .*torch\.as_tensor"):
+            sinusoid_learner().adapt(Batch(examples, examples))
+    with pytest.raises(ValueError, match=r"A support set is a Batch .* got tuple"):
+        sinusoid_learner().adapt((points, points))
+
+
+def test_the_first_step_draws_no_random_numbers_for_its_checks():
+    noisy = lambda outputs, targets: functional.mse_loss(outputs, targets + 0.1 * torch.randn(10, 1))  # noqa: E731
+    tasks = Sinusoid().sample(1, generator(0, "tasks"))
+    losses = []
+    for _ in range(2):
+        learner = SupervisedLearner(mlp(1, 1, [16]), noisy, joint())
+        learner.load_meta(sinusoid_learner(joint()).meta)
+        if losses:
+            learner.evaluate(tasks, 0)  # has checked
+        torch.manual_seed(1)
+        losses.append(learner.step(tasks)["query_loss"])
+    assert losses[0] == losses[1]

@@ -5,10 +5,12 @@ Each is a point in one space: an inner-loop rule, a number of inner steps while 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
+from fewstep.core.adapt import counted
 from fewstep.core.meta import Displacement, QueryGradient
-from fewstep.core.rules import Detached, Except, LearnedSgd, Only, Sgd, UpdateRule
+from fewstep.core.rules import Detached, Except, LearnedSgd, Only, Sgd, UpdateRule, expect_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 Patterns = str | tuple[str, ...]
 
 
-class Algorithm(NamedTuple):
+@final
+@dataclass(frozen=True)
+class Algorithm:
     """A meta-learning algorithm.
 
     Attributes:
@@ -30,6 +34,23 @@ class Algorithm(NamedTuple):
     rule: UpdateRule
     steps: int
     gradient: Callable[[LossFn, LossFn, UpdateRule, int], TaskGradient] = QueryGradient
+
+    def __post_init__(self) -> None:
+        expect_rule(self.rule)
+        counted(self.steps)
+
+
+def expect_algorithm(algorithm: object) -> None:
+    """See that something is an algorithm.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise ValueError(
+            "An algorithm is what a function such as fewstep.maml makes of an inner rule, "
+            f"fewstep.maml(fewstep.Sgd(0.01)): got {algorithm!r}."
+        )
 
 
 def maml(rule: UpdateRule, steps: int = 1) -> Algorithm:

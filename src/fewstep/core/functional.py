@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +38,16 @@ class FunctionalModule:
         params: The module's own learnable parameters: the natural initialisation.
 
     Raises:
-        ValueError: The module has no learnable parameters, has lazy ones, or lacks the statistics that it is to use.
+        ValueError: The module is none, has no learnable parameters or lazy ones, or lacks the statistics that it is to
+            use.
     """
 
     def __init__(
         self, module: nn.Module, normalization: Normalization = "transductive", *, second_order: bool = True
     ) -> None:
+        expect_module(module)
+        if normalization not in get_args(Normalization):
+            raise ValueError(f"`normalization` is one of {', '.join(get_args(Normalization))}: got {normalization!r}.")
         if any(is_lazy(parameter) for parameter in module.parameters()):
             raise ValueError(
                 "A model's parameters must exist before meta-learning: got lazy ones. Run one forward pass first."
@@ -150,11 +154,14 @@ class FunctionalModule:
                 digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def check_pure(self, inputs: Any) -> None:
+    def check_pure(self, inputs: Any) -> Any:
         """Run one forward pass and check that it leaves the module's buffers as they were.
 
         Args:
             inputs: Inputs of one task.
+
+        Returns:
+            The module's outputs.
 
         Raises:
             ValueError: A buffer changed: its state would leak from task to task.
@@ -163,7 +170,7 @@ class FunctionalModule:
         before = {name: (buffer._version, buffer.clone()) for name, buffer in buffers.items()}
         devices = {value.device for value in self.params.values() if value.is_cuda}
         with torch.no_grad(), cast("Any", torch.random).fork_rng(devices):
-            self(self.params, inputs)
+            outputs = self(self.params, inputs)
         now = dict(self._module.named_buffers())
         # By value too: the kernel of batch normalisation changes a buffer without counting up its version.
         kept = [n for n, b in buffers.items() if now.get(n) is b and b._version == before[n][0]]
@@ -180,6 +187,7 @@ class FunctionalModule:
                 "nn.InstanceNorm2d(..., track_running_stats=False)), or freeze that layer's state in the module's "
                 "forward. PyTorch's own batch normalisation needs no change: choose a `normalization` policy."
             )
+        return outputs
 
     @contextmanager
     def _given(self, statistics: Statistics | None) -> Generator[None]:
@@ -206,6 +214,16 @@ class FunctionalModule:
                 torch.backends.mha.set_fastpath_enabled(False)
                 stack.callback(torch.backends.mha.set_fastpath_enabled, True)
             yield
+
+
+def expect_module(module: object) -> None:
+    """See that something is a module.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"A model is an nn.Module, made and not its class: got {module!r}.")
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -57,6 +57,17 @@ class UpdateRule(Protocol):
         ...
 
 
+def expect_rule(rule: object) -> None:
+    """See that something is an inner rule.
+
+    Raises:
+        ValueError: It is not.
+    """
+    methods = ("selects", "hyperparameters", "init", "__call__")
+    if isinstance(rule, type) or not all(callable(getattr(rule, name, None)) for name in methods):
+        raise ValueError(f"An inner rule is a value such as fewstep.Sgd(0.01), the step size in it: got {rule!r}.")
+
+
 def selected(params: Params, rule: UpdateRule) -> Params:
     """The parameters that the inner loop adapts."""
     return {name: value for name, value in params.items() if rule.selects(name)}
@@ -233,6 +244,9 @@ class _Wrapper:
 
     rule: UpdateRule
 
+    def __post_init__(self) -> None:
+        expect_rule(self.rule)
+
     @property
     def second_order(self) -> bool:
         return self.rule.second_order
@@ -317,6 +331,7 @@ class _Patterned(_Wrapper):
     patterns: tuple[str, ...]
 
     def __init__(self, patterns: str | tuple[str, ...], rule: UpdateRule) -> None:
+        expect_rule(rule)
         object.__setattr__(self, "rule", rule)
         object.__setattr__(self, "patterns", (patterns,) if isinstance(patterns, str) else tuple(patterns))
 

@@ -329,6 +329,13 @@ def _environment_data(recipe: Recipe, custom: Any) -> Data:
 
 
 def _custom_data(custom: Any) -> Data:
+    for each in custom.values() if isinstance(custom, Mapping) else [custom]:
+        if not callable(getattr(each, "sample", None)):
+            raise RecipeError(
+                "Tasks from Python are a distribution, an object with sample(num_tasks, generator), or one for each "
+                f"split: got {type(each).__name__}. docs/extending.md has one to begin with."
+            )
+
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:  # noqa: ARG001
         if not isinstance(custom, Mapping):
             assert custom is not None

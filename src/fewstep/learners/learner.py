@@ -85,14 +85,3 @@ def begun_at(own: MetaParams, other: MetaParams) -> tuple[MetaParams, list[str]]
     shared = MetaParams(*map(agreeing, own, other))
     merged = MetaParams(*({**mine, **theirs} for mine, theirs in zip(own, shared, strict=True)))
     return merged, [name for mine, theirs in zip(own, shared, strict=True) for name in mine if name not in theirs]
-
-
-def counted(steps: int) -> int:
-    """A number of inner steps.
-
-    Raises:
-        ValueError: It is negative.
-    """
-    if steps < 0:
-        raise ValueError(f"`steps` must be at least 0: got {steps}. 0 leaves the initialisation as it is.")
-    return steps

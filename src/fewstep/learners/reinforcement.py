@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from fewstep.core.adapt import adapt, adaptation_path
+from fewstep.core.adapt import adapt, adaptation_path, counted
+from fewstep.core.algorithms import expect_algorithm
 from fewstep.core.context import vmapped
-from fewstep.core.functional import FunctionalModule
+from fewstep.core.functional import FunctionalModule, expect_module
 from fewstep.core.meta import QueryGradient
 from fewstep.core.over_tasks import vectorized
 from fewstep.core.rules import InEachTask, Slowed, UpdateRule, check_rule, selected
@@ -20,7 +21,7 @@ from fewstep.core.trees import detach, index
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
 from fewstep.core.types import MetaParams, OverTasks, Params
 from fewstep.errors import FewstepError, NonFiniteError
-from fewstep.learners.learner import counted, take_over
+from fewstep.learners.learner import take_over
 from fewstep.learners.stopwatch import Stopwatch
 from fewstep.rl.baseline import linear_baseline
 from fewstep.rl.losses import mean_kl, reinforce_loss, surrogate_loss
@@ -112,11 +113,13 @@ class ReinforcementLearner:
         run: Run = plain,
         device: torch.device | str = "cpu",
     ) -> None:
+        expect_algorithm(algorithm)
         if algorithm.gradient is not QueryGradient:
             raise ValueError(
                 "Reinforcement learning takes algorithms that descend the loss after adaptation, such as maml, fomaml, "
                 f"anil, meta_sgd and joint: got one with gradient={algorithm.gradient!r}. Use one of these."
             )
+        expect_module(policy)
         if any(isinstance(part, _BATCH_NORMS) for part in policy.modules()):
             raise ValueError(
                 "A policy must act on an observation in the same way whatever stands beside it: got one with batch "

@@ -8,22 +8,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.core.adapt import adapt, adaptation_path
+from fewstep.core.adapt import adapt, adaptation_path, counted
+from fewstep.core.algorithms import expect_algorithm
 from fewstep.core.functional import FunctionalModule, Normalization, Statistics
 from fewstep.core.layers import by_layer, movement
 from fewstep.core.meta import meta_gradient, same_size_groups
 from fewstep.core.over_tasks import auto
 from fewstep.core.rules import UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import concatenate, index, leaves, to_device
+from fewstep.core.trees import concatenate, index, leaves, to_device, tree_map
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
 from fewstep.errors import NonFiniteError
-from fewstep.learners.learner import counted, take_over
+from fewstep.learners.learner import take_over
 
 if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
@@ -87,7 +88,8 @@ class SupervisedLearner:
         device: Where parameters and computation live.
 
     Raises:
-        ValueError: The module cannot be meta-learned as it is, or the rule's patterns do not fit it.
+        ValueError: The module cannot be meta-learned as it is, the rule's patterns do not fit it, or an argument is
+            not of its kind.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class SupervisedLearner:
         run: Run = plain,
         device: torch.device | str = "cpu",
     ) -> None:
+        expect_algorithm(algorithm)
         second_order = algorithm.rule.second_order and algorithm.steps > 0
         self.module = FunctionalModule(module, normalization, second_order=second_order).to(device)
         check_rule(algorithm.rule, self.module.params)
@@ -165,11 +168,16 @@ class SupervisedLearner:
             The adapted model, to be called on new inputs.
 
         Raises:
-            ValueError: `steps` is negative, or the module changes its own state.
+            ValueError: `steps` is negative, the module changes its own state, or module and loss do not fit the data.
         """
         rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else counted(steps)
+        if not isinstance(cast("Any", support), Batch):
+            raise ValueError(
+                "A support set is a Batch of inputs and targets of one task, fewstep.Batch(inputs, targets): got "
+                f"{type(support).__name__}."
+            )
         support = to_device(support, self.device)
-        self._check_module(support.inputs)
+        self._check_model(support)
         self.module.train(False)
         with torch.no_grad():
             adapted = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
@@ -327,15 +335,35 @@ class SupervisedLearner:
         if self.device.type != "cpu":
             groups = [to_device(group, self.device) for group in groups]
         if not self._checked:
-            self._check_module(index(groups[0], 0).support.inputs)
+            self._check_model(index(groups[0], 0).support)
         return groups
 
-    def _check_module(self, inputs: Any) -> None:
-        """Once, on the first inputs: in training mode, in which layers track state."""
-        if not self._checked:
-            self.module.train()
-            self.module.check_pure(inputs)
-            self._checked = True
+    def _check_model(self, support: Batch) -> None:
+        """Module and loss once, on the first support set: in training mode, in which layers track state."""
+        if self._checked:
+            return
+        strangers = set[str]()
+
+        def note(leaf: Any) -> None:
+            if not isinstance(leaf, Tensor):
+                strangers.add(type(leaf).__name__)
+
+        tree_map(note, support)
+        if "ndarray" in strangers or not leaves(support):
+            raise ValueError(
+                f"Examples are tensors: got {', '.join(sorted(strangers))}. Make them of arrays with torch.as_tensor."
+            )
+        self.module.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with cast("Any", torch.random).fork_rng(devices):
+            loss = cast("Any", self._loss)(self.module.check_pure(support.inputs), support.targets)
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            came = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(
+                f"A loss returns one number as a tensor without axes: got {came}. Take the mean over the examples, and "
+                "compute it with PyTorch alone."
+            )
+        self._checked = True
 
     def _raise_non_finite(self, groups: Iterable[Task]) -> None:
         """Find the tasks at fault, once there is a fault: the healthy iterations pay nothing for it."""
