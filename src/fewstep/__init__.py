@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fewstep.adapting.loading import load
     from fewstep.adapting.tables import predict_table
     from fewstep.core.algorithms import Algorithm, anil, boil, fomaml, joint, maml, meta_sgd, reptile
+    from fewstep.core.groups import Groups
     from fewstep.core.over_tasks import auto, sequential, vectorized
     from fewstep.core.rules import Adam, Clipped, Detached, Except, LearnedSgd, Momentum, Only, Sgd
     from fewstep.core.types import Batch, MetaParams, Task
@@ -40,6 +41,7 @@ _HOME = {
         "meta_sgd",
         "reptile",
     ),
+    "fewstep.core.groups": ("Groups",),
     "fewstep.core.over_tasks": ("auto", "sequential", "vectorized"),
     "fewstep.core.rules": ("Adam", "Clipped", "Detached", "Except", "LearnedSgd", "Momentum", "Only", "Sgd"),
     "fewstep.core.types": ("Batch", "MetaParams", "Task"),
@@ -67,6 +69,7 @@ __all__ = [
     "FewShotClassifier",
     "FewShotRegressor",
     "FewstepError",
+    "Groups",
     "LearnedSgd",
     "MetaParams",
     "Momentum",

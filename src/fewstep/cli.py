@@ -20,6 +20,9 @@ from fewstep.errors import DataError, FewstepError, Interrupted, NonFiniteError,
 from fewstep.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fewstep.adapting.classifier import Prediction
     from fewstep.experiments.config import Recipe
 
 app = typer.Typer(
@@ -489,7 +492,9 @@ def adapt(
         Path | None,
         typer.Option(help="Folder to write, by default adapted/SUPPORT; of a run on a table, a new CSV file."),
     ] = None,
-    export: Annotated[ExportName | None, typer.Option(help="Write the model for other programs too.")] = None,
+    export: Annotated[
+        list[ExportName] | None, typer.Option(help="Write the model for other programs too; may be repeated.")
+    ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Adapt a run on pictures to your own classes, from a few pictures of each; or a run on a table to new tasks."""
@@ -513,11 +518,12 @@ def adapt(
             steps=steps,
             head=None if head is None else head.value,
             out=out,
-            export=None if export is None else export.value,
+            exports=[each.value for each in export or []],
             device=device,
         )
     if outcome.predicted:
         output.print(predictions_table(outcome.predicted.predictions))
+        _tell_score(outcome.predicted.predictions)
     model = outcome.classifier
     counts = ", ".join(f"{name} ({len(images)})" for name, images in model.support.items())
     note = f"Adapted to {len(model.classes)} classes: {counts}; steps {model.steps}, head {model.head}."
@@ -581,6 +587,14 @@ def predict(
         print(predictions_csv(predictions), end="")
     else:
         output.print(predictions_table(predictions))
+        _tell_score(predictions)
+
+
+def _tell_score(predictions: Sequence[Prediction]) -> None:
+    from fewstep.pictures import rightly_taken
+
+    if right := rightly_taken(predictions):
+        output.print(f"{sum(right)} of {len(right)} lie in the folder of their class.", highlight=False)
 
 
 @app.command()

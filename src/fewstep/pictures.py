@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -57,7 +58,7 @@ def adapt_to_pictures(
     steps: int | None = None,
     head: HeadPolicy | None = None,
     out: Path | None = None,
-    export: Format | None = None,
+    exports: Sequence[Format] = (),
     device: str = "cpu",
 ) -> Outcome:
     """Adapt, classify, and keep; nothing is written before everything is computed.
@@ -69,7 +70,7 @@ def adapt_to_pictures(
         steps: As for `fewstep.adapt`; `head` and `device` likewise.
         head: See there.
         out: The folder to write, by default adapted/SUPPORT.
-        export: A format to export the module in.
+        exports: Formats to export the module in.
         device: See there.
     """
     from fewstep.adapting.adapt import adapt
@@ -81,19 +82,19 @@ def adapt_to_pictures(
     own = Path(run) if is_adapted(run) else None
     folder = out or own or Path("adapted") / support.resolve().stem
     check_place(folder, own)
-    if export:
+    for export in exports:
         check_exportable(export)
     classifier = adapt(run, support, steps=steps, head=head, device=device)
     predicted = None if predict is None else predict_pictures(classifier, predict)
-    raw = classifier.exported(export) if export else b""
+    raw = {FILES[export]: classifier.exported(export) for export in exports}
     classifier.save(folder)
     sheet = folder / "contact-sheet.png"
     contact_sheet({name: _pixels(images) for name, images in classifier.support.items()}, _shown(predicted), sheet)
     files = [sheet]
-    if export:
-        with replaced(folder / FILES[export]) as temporary:
-            temporary.write_bytes(raw)
-        files.append(folder / FILES[export])
+    for name, content in raw.items():
+        with replaced(folder / name) as temporary:
+            temporary.write_bytes(content)
+        files.append(folder / name)
     return Outcome(classifier, predicted, folder, files)
 
 
@@ -109,7 +110,7 @@ def predict_pictures(classifier: AdaptedClassifier, path: Path) -> Predicted:
 
 
 def predictions_table(predictions: Sequence[Prediction]) -> Table:
-    """Image, class and probability, for the terminal."""
+    """Image, class and probability, for the terminal; mistakes stand out where it is known what they are."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -118,9 +119,20 @@ def predictions_table(predictions: Sequence[Prediction]) -> Table:
     table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right")
-    for each in predictions:
-        table.add_row(Text(each.image), Text(each.label), f"{100 * each.probabilities[each.label]:.1f} %")
+    if right := rightly_taken(predictions):
+        table.add_column("")
+    for index, each in enumerate(predictions):
+        judged = ["" if right[index] else "mistake"] if right else []
+        table.add_row(Text(each.image), Text(each.label), f"{100 * each.probabilities[each.label]:.1f} %", *judged)
     return table
+
+
+def rightly_taken(predictions: Sequence[Prediction]) -> list[bool]:
+    """Whether each picture was taken for the class whose folder it lies in; empty unless all lie in such folders."""
+    folders = [Path(each.image).parent.name for each in predictions]
+    if not all(folder in each.probabilities for folder, each in zip(folders, predictions, strict=True)):
+        return []
+    return [folder == each.label for folder, each in zip(folders, predictions, strict=True)]
 
 
 def predictions_json(predictions: Sequence[Prediction]) -> str:
@@ -149,7 +161,10 @@ def _shown(predicted: Predicted | None) -> list[Shown]:
 
     if predicted is None:
         return []
+    files = [Path(each.image) for each in predicted.predictions]
+    often = Counter(file.name for file in files)
+    names = [file.name if often[file.name] == 1 else f"{file.parent.name}/{file.name}" for file in files]
     return [
-        Shown(pixels, Path(each.image).name, each.label, each.probabilities[each.label])
-        for pixels, each in zip(_pixels(predicted.images), predicted.predictions, strict=True)
+        Shown(pixels, name, each.label, each.probabilities[each.label])
+        for pixels, name, each in zip(_pixels(predicted.images), names, predicted.predictions, strict=True)
     ]

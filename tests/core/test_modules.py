@@ -460,15 +460,21 @@ def test_parameters_are_the_modules_own_at_first_and_copies_of_them() -> None:
 
 
 def test_the_mode_is_set_for_every_layer_however_often_it_is_asked_for() -> None:
-    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
-    module[1].eval()
-    model = FunctionalModule(module)
     ones: Params = {"0.weight": torch.eye(2), "0.bias": torch.zeros(2)}
-    for _ in range(2):
-        model.train()
-        assert (model(ones, torch.ones(200, 2)) == 0).any()
-        model.train(False)
-        assert (model(ones, torch.ones(200, 2)) == 1).all()
+    for whole in (True, False):
+        model = FunctionalModule(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train(whole))
+        for _ in range(2):
+            model.train()
+            assert (model(ones, torch.ones(200, 2)) == 0).any()
+            model.train(False)
+            assert (model(ones, torch.ones(200, 2)) == 1).all()
+
+
+def test_a_part_that_comes_in_evaluation_mode_stays_in_it() -> None:
+    backbone = nn.Sequential(nn.Dropout(0.5)).eval()
+    model = FunctionalModule(nn.Sequential(nn.Linear(2, 2), backbone))
+    model.train()
+    assert (model({"0.weight": torch.eye(2), "0.bias": torch.zeros(2)}, torch.ones(200, 2)) == 1).all()
 
 
 def test_lazy_parameters_are_refused_until_they_exist() -> None:

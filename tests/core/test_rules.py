@@ -9,6 +9,7 @@ from torch import nn
 
 from fewstep.core.adapt import adapt, adaptation_path, inner_step
 from fewstep.core.meta import QueryGradient
+from fewstep.core.over_tasks import vectorized
 from fewstep.core.rules import (
     Adam,
     Clipped,
@@ -275,6 +276,23 @@ def test_the_inner_loop_of_a_module_follows_its_optimizer() -> None:
 
 
 @pytest.mark.parametrize("rule", [Sgd, Momentum, Adam, LearnedSgd])
-def test_a_negative_rate_is_refused(rule: Any) -> None:
-    with pytest.raises(ValueError, match="`lr` must be positive: got -1"):
-        rule(-1.0)
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), "0.1"])
+def test_a_rate_that_is_none_is_refused(rule: Any, rate: Any) -> None:
+    with pytest.raises(ValueError, match=f"`lr` must be a number, at least 0: got {rate!r}"):
+        rule(rate)
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda: Momentum(0.1, 5.0), "`momentum` must be a number, from 0 to 1: got 5"),
+        (lambda: Adam(0.1, beta1=2.0), "`beta1` must be a number, from 0 to 1: got 2"),
+        (lambda: Clipped(Sgd(0.1), -1.0), "`bound` must be a number, at least 0: got -1"),
+        (lambda: LearnedSgd(0.1, per="layer"), "`per` must be one of scalar, tensor, parameter: got 'layer'"),  # pyright: ignore[reportArgumentType]
+        (lambda: vectorized(0), "`chunk_size` must be a number, at least 1: got 0"),
+    ],
+    ids=["momentum", "adam", "clipped", "per", "chunks"],
+)
+def test_numbers_out_of_bounds_are_refused(build: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        build()

@@ -233,6 +233,8 @@ def test_an_impossible_evaluation_is_refused_like_a_recipe(tmp_path):
         ("sinusoid-10shot", ["meta.iterations=19_999"], False),
         ("sinusoid-10shot", ["meta.iterations=100", "execution.compile=true"], True),
         ("sinusoid-10shot", ["execution.compile=false"], False),
+        ("glyphs-5way-1shot", ["model.filters=64", "meta.iterations=2000"], True),
+        ("glyphs-5way-1shot", ["model.filters=8", "meta.iterations=2000"], False),
         ("sinusoid-10shot", ["execution.over_tasks=sequential"], False),
         ("sinusoid-averaging", [], False),
         ("omniglot-5way-1shot", [], True),

@@ -101,7 +101,9 @@ def test_the_stored_split_is_used_again_whatever_the_recipe_says(recipe):
 def test_classes_with_too_few_pictures_are_listed_by_name(recipe):
     data = load_data(load_recipe(recipe))
     [split] = [split for split, names in data.record["splits"].items() if "class 0" in names]
-    with pytest.raises(RecipeError, match=rf"Split '{split}' has too few images.*fewer than 4: .*class 0 has 2.*Lower"):
+    with pytest.raises(
+        RecipeError, match=rf"Split '{split}' is too small for such tasks.*fewer than 4: .*class 0 has 2.*Lower"
+    ):
         data.distribution(split, 2, 2)
 
 

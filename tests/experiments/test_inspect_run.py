@@ -104,13 +104,3 @@ def test_a_share_and_its_interval_are_those_of_a_ratio_of_means():
     share, half_width = share_and_ci95(torch.tensor([1.0, 0.0, 2.0]), whole)
     assert share == pytest.approx(0.5)
     assert half_width == pytest.approx(1.96 * 0.75**0.5 / 3**0.5 / 2)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "way"), [("miniimagenet-5way-1shot", "auto"), ("omniglot-5way-1shot", "vectorized")]
-)
-def test_large_images_are_inspected_task_by_task(recipe, way):
-    from fewstep.experiments.inspect_run import _without_recordings
-    from fewstep.experiments.recipe_files import load_recipe
-
-    assert _without_recordings(load_recipe(recipe)).execution.over_tasks == way

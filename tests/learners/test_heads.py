@@ -74,9 +74,15 @@ def test_a_prototype_head_tells_classes_by_the_distance_to_their_means():
     np.testing.assert_allclose(np.diff(logits, axis=1), -np.diff(distances, axis=1), atol=1e-4)
 
 
+def test_a_head_without_bias_cannot_hold_prototypes():
+    module, meta, support = problem(bias=False)
+    with pytest.raises(ValueError, match=r"A prototype head holds .* in its bias: head has none"):
+        with_head("prototype", meta, module, support, WAYS)
+
+
 def test_a_head_without_bias_stays_without():
     module, meta, support = problem(bias=False)
-    assert "head.bias" not in with_head("prototype", meta, module, support, WAYS).model
+    assert "head.bias" not in with_head("mean", meta, module, support, WAYS).model
     assert with_ways(module, WAYS).head.bias is None
 
 

@@ -23,6 +23,7 @@ from fewstep import (
     reptile,
 )
 from fewstep.core.rng import generator
+from fewstep.core.trees import index
 from fewstep.errors import NonFiniteError
 from fewstep.learners.averaging import AveragingLearner
 from fewstep.models.convnet import ConvNet
@@ -361,6 +362,41 @@ def test_arguments_of_another_kind_are_told_what_is_expected(build, expected):
         build()
 
 
+@pytest.mark.parametrize("how", [{"clip_norm": -1.0}, {"clip_value": float("nan")}, {"loss_scale": "ways"}])
+def test_numbers_out_of_bounds_are_refused(how):
+    with pytest.raises(ValueError, match=f"`{next(iter(how))}` must be a number, at least 0"):
+        sinusoid_learner(**how)
+
+
+@pytest.mark.parametrize("how", [{"optimizer": torch.optim.Adam([torch.zeros(1)])}, {"over_tasks": "sequential"}])
+def test_what_is_no_function_is_told_an_example(how):
+    with pytest.raises(ValueError, match=f"`{next(iter(how))}` must be a function, such as"):
+        sinusoid_learner(**how)
+
+
+def test_metrics_are_single_numbers_with_names_of_their_own():
+    each = lambda outputs, targets: (outputs - targets).abs()  # noqa: E731
+    learner = sinusoid_learner(metrics={"error": each})
+    with pytest.raises(ValueError, match=r"The metric 'error' returns one number .* got a tensor \(10, 1\)"):
+        learner.evaluate(Sinusoid().sample(2, generator(0, "tasks")), 1)
+    with pytest.raises(ValueError, match="give this one another name"):
+        sinusoid_learner(metrics={"loss": each})
+
+
+def test_a_task_without_the_axis_of_tasks_is_refused():
+    labelled = Batch(torch.randn(5, 3), torch.arange(5))
+    learner = SupervisedLearner(nn.Linear(3, 5), functional.cross_entropy, maml(Sgd(0.1)))
+    with pytest.raises(ValueError, match="lead with a `tasks` axis"):
+        learner.step(Task(labelled, labelled))
+
+
+def test_tasks_that_require_gradients_leave_no_graph_behind():
+    learner, tasks = sinusoid_learner(), Sinusoid().sample(2, generator(0, "tasks"))
+    inputs = tasks.support.inputs.requires_grad_()
+    learner.step(Task(Batch(inputs, tasks.support.targets), tasks.query))
+    assert not any(value.requires_grad or value.grad.requires_grad for value in learner.meta.model.values())
+
+
 @pytest.mark.parametrize(
     ("loss", "came"),
     [(lambda outputs, targets: (outputs - targets) ** 2, r"a tensor \(10, 1\)"), (lambda *_: 0.0, "float")],
@@ -393,3 +429,15 @@ def test_the_first_step_draws_no_random_numbers_for_its_checks():
         torch.manual_seed(1)
         losses.append(learner.step(tasks)["query_loss"])
     assert losses[0] == losses[1]
+
+
+def test_adapting_with_the_support_sets_statistics_gives_a_module_to_deploy():
+    learner = convnet_learner()
+    tasks = FewShot(images(), ways=3, shots=1, queries=2).sample(1, generator(0, "tasks"))
+    support = index(tasks.support, 0)
+    with pytest.raises(ValueError, match="Adapt with normalization='support'"):
+        learner.adapt(support).as_module()
+    adapted = learner.adapt(support, normalization="support")
+    queries = tasks.query.inputs[0]
+    torch.testing.assert_close(adapted.as_module()(queries), adapted(queries), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapted(queries[:1]), adapted(queries)[:1], rtol=1e-4, atol=1e-5)

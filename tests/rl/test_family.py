@@ -86,6 +86,7 @@ def test_actions_are_mapped_to_the_environments_range_and_clipped():
         episodes.step(torch.tensor(action).view(1, 1, 2))
     taken = environment._runner._environments[0].actions
     assert [action.tolist() for action in taken] == [[0.0, -4.0], [1.0, 2.0], [2.0, 4.0]]
+    assert environment.native(torch.tensor([0.0, 0.5])).tolist() == [1.0, 2.0]  # of one observation
 
 
 def test_choices_count_from_the_environments_own_start():
@@ -140,7 +141,7 @@ def test_workers_close_their_environments_and_end_with_the_family(tmp_path, monk
 
 
 def test_an_observation_that_is_no_number_is_an_error_that_names_the_task():
-    with pytest.raises(NonFiniteError, match=r"after 3 steps, in task 1 .\[15.0\].*trajectory 0"):
+    with pytest.raises(NonFiniteError, match=r"Observations .* after 3 steps, in task 1 .\[15.0\].*trajectory 0"):
         play(family(), [1.0, 15.0])
 
 
@@ -194,6 +195,11 @@ def test_in_workers_too():
 def test_a_sampler_that_gives_no_rows_is_an_error_at_once(drawn):
     with pytest.raises(EpisodeError, match=r"one row of parameters for each task, \[1, parameters\]"):
         GymnasiumFamily(toys.make_toy, lambda *_: drawn, 10)
+
+
+def test_tasks_that_are_not_finite_are_the_samplers_fault():
+    with pytest.raises(EpisodeError, match=r"`sample_tasks` must give finite numbers: got \[\[nan\]\]"):
+        GymnasiumFamily(toys.make_toy, lambda *_: torch.tensor([[torch.nan]]), 10)
 
 
 @pytest.mark.parametrize("options", [{"horizon": 0}, {"horizon": 10, "workers": -1}])

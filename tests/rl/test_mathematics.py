@@ -142,6 +142,15 @@ def test_policies_wrap_any_network_for_any_number_of_leading_axes() -> None:
         assert isinstance(policy, kind)
         found = policy(torch.zeros(4, 6, 3))
         assert {leaf.shape[:2] for leaf in found} == {(4, 6)}
+        assert_same(policy(torch.ones(3)).mode, policy(torch.ones(1, 3)).mode[0])  # a single observation
+
+
+def test_a_distributions_mode_is_most_probable_and_it_can_draw_for_itself() -> None:
+    for each in (Gaussian(torch.tensor([0.5, -1.0]), torch.zeros(2)), Categorical(torch.tensor([0.0, 2.0, 1.0]))):
+        torch.manual_seed(0)
+        drawn = [each.sample() for _ in range(50)]
+        assert all(each.log_prob(each.mode) >= each.log_prob(action) for action in drawn)
+        assert len({tuple(action.flatten().tolist()) for action in drawn}) > 1
 
 
 def test_standard_deviation_is_one_at_first_and_bounded_below() -> None:

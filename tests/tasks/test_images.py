@@ -151,7 +151,7 @@ def test_a_thin_strip_is_padded_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("megapixels", [100, 200])
 def test_a_picture_of_too_many_pixels_is_refused_undecoded(megapixels: int) -> None:
     raw = encoded(Image.new("1", (1000 * megapixels, 1000)))
-    with pytest.raises(DataError, match=r"exceeds limit of .* decompression bomb"):
+    with pytest.raises(DataError, match="more than 89 million pixels; make it smaller"):
         read_picture(raw, GREY)
 
 
@@ -159,7 +159,7 @@ def test_pictures_read_alike_whatever_the_filters_for_warnings() -> None:
     raw = encoded(Image.new("1", (100_000, 1000)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(DataError, match="decompression bomb"):
+        with pytest.raises(DataError, match="more than 89 million pixels"):
             read_picture(raw, GREY)
 
 

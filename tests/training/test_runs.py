@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 
 import fewstep
 from fewstep.core.types import Batch, Task
-from fewstep.errors import Interrupted, NonFiniteError, RunError
+from fewstep.errors import DataError, Interrupted, NonFiniteError, RecipeError, RunError
 from fewstep.experiments import train_run
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import computing_as
+from fewstep.models.mlp import mlp
+from fewstep.tasks.sinusoid import Sinusoid
 from fewstep.training import checkpoint, loop
 from fewstep.training.records import RunFolder, locked
 
@@ -91,6 +93,33 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, number, schedul
     assert_identical(whole, resumed)
     keep = lambda run: [{k: v for k, v in r.items() if k not in USED} for r in run.metrics()]  # noqa: E731
     assert keep(whole) == keep(resumed)
+
+
+def test_before_the_first_iteration_is_done_a_signal_stops_at_once(tmp_path):
+    class Stopping(Sinusoid):
+        def sample(self, num_tasks, generator):
+            signal.raise_signal(signal.SIGTERM)
+            return super().sample(num_tasks, generator)
+
+    recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
+    recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}}
+    with pytest.raises(Interrupted, match="before the first iteration was done"):
+        fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), tasks=Stopping())
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_distribution_that_draws_other_numbers_of_tasks_is_not_evaluated(tmp_path):
+    class Few(Sinusoid):
+        def sample(self, num_tasks, generator):
+            return super().sample(3, generator)
+
+    recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
+    recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}, "meta": {"iterations": 1}}
+    run = fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), tasks=Sinusoid())
+    with pytest.raises(DataError, match="got 3 of 600 from Few"):
+        fewstep.evaluate(run, model=mlp(1, 1, (8,)), task_distribution=Few())
+    with pytest.raises(RecipeError, match=r"Tasks from Python are a distribution, .* got list"):
+        fewstep.train(recipe, out=tmp_path / "other", model=mlp(1, 1, (8,)), tasks=[Few()])
 
 
 def test_handlers_of_signals_are_given_back(tmp_path):
@@ -427,7 +456,7 @@ def test_a_run_killed_before_its_first_checkpoint_repeats_no_metrics(tmp_path):
 
 def test_short_runs_record_their_training_too(tmp_path):
     run = train(tmp_path / "run", "meta.iterations=7")
-    assert [r["iteration"] for r in run.metrics() if r["split"] == "train"] == [7]
+    assert [r["iteration"] for r in run.metrics() if r["split"] == "train"] == [4, 7]
 
 
 def test_other_constants_in_the_users_module_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from fewstep.tasks.archives import Member
     from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
+
+log = logging.getLogger(__name__)
 
 Support: TypeAlias = str | Path | Mapping[str, str | Path | Sequence[str | Path] | Tensor]
 """A folder or zip archive with a folder for each class; or for each class its files (or the
@@ -127,9 +130,11 @@ def _merged(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str,
     """
     names = sorted({*one, *other})
     merged: dict[str, Tensor] = {}
+    again = 0
     for name in names:
         images = torch.cat([each[name] for each in (one, other) if name in each])
         merged[name] = images.flatten(1).unique(dim=0).view(-1, *images.shape[1:])
+        again += len(images) - len(merged[name])
     empty = [name for name, images in merged.items() if len(images) == 0]
     if len(merged) < 2 or empty:
         came = f"none in {', '.join(empty)}" if empty else f"{len(merged)} class ({', '.join(merged)})"
@@ -138,6 +143,8 @@ def _merged(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str,
             "of another class to tell it from."
         )
     _check_told_apart(merged)
+    if again:
+        log.info("Pictures that came before, or look the same to the model, count once: %d of them", again)
     return merged
 
 

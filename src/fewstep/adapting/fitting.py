@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fewstep.learners.supervised import Adapted, Loss
 
 DEFAULT_HEAD: HeadPolicy = "prototype"
-"""For another number of ways than trained: the best on meta-validation tasks (docs/results.md)."""
+"""For another number of ways than trained: the best on meta-validation tasks (docs/results.md). It needs a bias."""
 
 
 def head_policy(start: Initialisation, ways: int, asked: HeadPolicy | None = None) -> HeadPolicy:
@@ -37,13 +37,14 @@ def head_policy(start: Initialisation, ways: int, asked: HeadPolicy | None = Non
             f"The trained head is for {start.ways} classes: there are {ways}. Begin with another head "
             "(zero, mean or prototype), or leave the choice to fewstep."
         )
-    weight = f"{head_name(start.module)}.weight"
+    head = head_name(start.module)
+    weight, has_bias = f"{head}.weight", f"{head}.bias" in dict(start.module.named_parameters())
     if asked in ("zero", "mean") and not _algorithm(start).rule.selects(weight):
         raise RecipeError(
             f"--head {asked} needs a head that the inner loop adapts: {start.recipe.name} leaves {weight} as it is, "
             "and all classes would stay alike. Use --head prototype."
         )
-    return asked or ("trained" if ways == start.ways else DEFAULT_HEAD)
+    return asked or ("trained" if ways == start.ways else DEFAULT_HEAD if has_bias else "zero")
 
 
 def fit_classifier(

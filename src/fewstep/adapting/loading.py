@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fewstep.experiments.build import BuiltLearner
     from fewstep.learners.supervised import Loss
     from fewstep.rl.environment import Environment
 
@@ -28,11 +27,10 @@ def load(
     environment: Environment | None = None,
     checkpoint: str = "best",
     device: str = "cpu",
-) -> BuiltLearner | Any:
+) -> Any:
     """A learner with the meta-parameters of a run: adapt it, evaluate it, or look at `learner.meta`.
 
-    Of a folder made by `adapt` it is the `AdaptedClassifier`. The type says `Any` beside the learner, so that neither
-    needs a cast.
+    Of a folder made by `adapt` it is the `AdaptedClassifier`. The type is `Any`: only the folder says which it is.
 
     Args:
         run: A run folder, the name of a ready initialisation (see `ready`), or the folder of an adapted model.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,20 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.core.types import LossFn, MetaParams, Params
-
-
-def counted(steps: int) -> int:
-    """A number of inner steps.
-
-    Raises:
-        ValueError: It is no whole number, or negative.
-    """
-    came: object = steps  # from the user's own code
-    if not isinstance(came, Integral) or steps < 0:
-        raise ValueError(
-            f"`steps` must be a whole number, at least 0: got {came!r}. 0 leaves the initialisation as it is."
-        )
-    return int(steps)
 
 
 def support_gradient(loss: LossFn, params: Params, data: Any, rule: UpdateRule) -> Params:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from fewstep.core.adapt import counted
+from fewstep.core.expect import counted
 from fewstep.core.meta import Displacement, QueryGradient
 from fewstep.core.rules import Detached, Except, LearnedSgd, Only, Sgd, UpdateRule, expect_rule
 

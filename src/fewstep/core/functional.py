@@ -58,6 +58,8 @@ class FunctionalModule:
         self._norms = {name: m for name, m in named_modules(self._module) if isinstance(m, TaskNorm)}
         self._second_order = second_order
         self._mode: bool | None = None
+        # What stands in evaluation mode inside a module in training mode, a frozen backbone say, is meant to stay so.
+        self._resting = [part for part in self._module.modules() if self._module.training and not part.training]
         self._has_recurrence = any(isinstance(m, nn.RNNBase) for m in self._module.modules())
         self._has_attention = any(isinstance(m, nn.MultiheadAttention) for m in self._module.modules())
         self.normalization: Normalization = normalization
@@ -100,10 +102,15 @@ class FunctionalModule:
                 norm.records, norm.seen = False, None
 
     def train(self, mode: bool = True) -> None:
-        """Set the mode in which layers such as dropout run. Batch normalisation follows its policy in both."""
+        """Set the mode in which layers such as dropout run. Batch normalisation follows its policy in both.
+
+        Parts that came in evaluation mode inside a module in training mode stay in it.
+        """
         if self._mode != mode:  # setting it takes as long as a small network's forward pass
             self._mode = mode
             self._module.train(mode)
+            for part in self._resting:
+                part.train(False)
 
     def to(self, device: torch.device | str) -> FunctionalModule:
         """Move constants and initial parameters to a device."""
@@ -127,11 +134,11 @@ class FunctionalModule:
         if statistics is None and self._norms and self.normalization != "running":
             raise ValueError(
                 "A module to deploy needs statistics for its batch normalisation: there are none under the policy "
-                f"{self.normalization!r}. Build the learner with normalization='support', or pass `statistics`."
+                f"{self.normalization!r}. Adapt with normalization='support', or build the learner with it."
             )
-        module = copy.deepcopy(self._original)
+        device = next(iter(self.params.values())).device
+        module = copy.deepcopy(self._original).to(device)
         own = dict(module.named_parameters())
-        device = next(iter(own.values())).device
         with torch.no_grad():
             for name, value in params.items():
                 own[name].copy_(value)

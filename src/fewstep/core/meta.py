@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 
@@ -98,14 +98,22 @@ def meta_gradient(
 
 def same_size_groups(tasks: Task | Sequence[Task]) -> list[Task]:
     """A meta-batch as a list of stacked tasks of one size; raises ValueError if empty or uneven."""
-    groups = [tasks] if isinstance(tasks, Task) else list(tasks)
+    several = isinstance(tasks, list | tuple) and not isinstance(tasks, Task)
+    groups = cast("list[Task]", list(tasks) if several else [tasks])
     came: list[Any] = [*groups]  # from the user's own code
     strangers = {type(group).__name__ for group in came if not isinstance(group, Task)}
     if strangers:
+        inside = f" of {' and '.join(strangers)}" if isinstance(tasks, list | tuple) else ""
         raise ValueError(
-            f"A meta-batch must be a Task, or a list of them: got {type(tasks).__name__} of {' and '.join(strangers)}. "
+            f"A meta-batch must be a Task, or a list of them: got {type(tasks).__name__}{inside}. "
             "Make it with `fewstep.Task(support, query)`."
         )
+    for group in groups:
+        if any(leaf.dim() < 2 for batch in group for leaf in leaves(batch.targets)):
+            raise ValueError(
+                "The tensors of a meta-batch lead with a `tasks` axis, targets are [tasks, examples, ...]: got targets "
+                "of one axis. Stack tasks of one size (torch.stack), or give a single one the axis with [None]."
+            )
     sizes_of_groups = [{leaf.shape[0] for leaf in leaves(group)} for group in groups]
     if not groups or any(0 in sizes for sizes in sizes_of_groups):
         raise ValueError("A meta-batch must hold at least one task: got none. Raise the number of tasks to sample.")

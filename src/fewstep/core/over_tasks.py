@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewstep.core.context import vmapped
+from fewstep.core.expect import expect_number
 from fewstep.core.running import Run, plain
 from fewstep.core.trees import chunks, concatenate, index, leaves, length, stack
 
@@ -33,6 +34,8 @@ def vectorized(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
         chunk_size: Tasks computed together: bounds memory. None takes all.
         run: How the batched computation runs, for instance `traced`.
     """
+    if chunk_size is not None:
+        expect_number("chunk_size", chunk_size, 1)
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Mappable) -> Mappable:
@@ -98,7 +101,7 @@ class _Auto:
             # If the fault was not vmap's, it comes again here, in terms of the function itself.
             result = sequential()(function)(shared, tasks)
             self._over, self._vectorizes = sequential(), False
-            log.info("Tasks run one after the other: this model has no vmap rule (%s)", reason)
+            log.warning("Tasks run one after the other, which is slower: all at once they cannot run (%s)", reason)
             return result
 
         return mapped

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, final, get_args
 
 import torch
 from torch import Tensor
 
 from fewstep.core.context import vmapped
+from fewstep.core.expect import expect_number
 from fewstep.core.types import Params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 State: TypeAlias = dict[str, Params]
 """What a rule carries from one inner step to the next; empty for SGD."""
+
+Per: TypeAlias = Literal["scalar", "tensor", "parameter"]
+"""What has a learned rate of its own: everything together, each tensor, or each of its elements."""
+
+_BELOW_ONE = 1 - 1e-12
+"""Of decays whose bias correction divides by 1 - b^k."""
 
 
 class UpdateRule(Protocol):
@@ -80,8 +90,7 @@ class _Rule:
     lr: float
 
     def __post_init__(self) -> None:
-        if self.lr < 0:
-            raise ValueError(f"`lr` must be positive: got {self.lr}. A step goes down the gradient by itself.")
+        expect_number("lr", self.lr)  # a step goes down the gradient by itself
 
     @property
     def second_order(self) -> bool:
@@ -135,6 +144,10 @@ class Momentum(_Rule):
     momentum: float = 0.9
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_number("momentum", self.momentum, 0, 1)
+
     def init(self, params: Params) -> State:
         """Zero velocity."""
         return {"velocity": {name: torch.zeros_like(value) for name, value in params.items()}}
@@ -171,6 +184,12 @@ class Adam(_Rule):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_number("beta1", self.beta1, 0, _BELOW_ONE)
+        expect_number("beta2", self.beta2, 0, _BELOW_ONE)
+        expect_number("eps", self.eps)
 
     def init(self, params: Params) -> State:
         """Zero moments."""
@@ -215,7 +234,12 @@ class LearnedSgd(_Rule):
     """
 
     lr: float
-    per: Literal["scalar", "tensor", "parameter"] = "parameter"
+    per: Per = "parameter"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.per not in get_args(Per):
+            raise ValueError(f"`per` must be one of {', '.join(get_args(Per))}: got {self.per!r}.")
 
     def hyperparameters(self, params: Params) -> Params:
         """The rates, all at `lr`."""
@@ -285,6 +309,10 @@ class Clipped(_Wrapper):
 
     bound: float
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_number("bound", self.bound)
+
     def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
         """One step; see `UpdateRule`."""
         clipped = {name: grad.clamp(-self.bound, self.bound) for name, grad in grads.items()}
@@ -297,6 +325,10 @@ class Slowed(_Wrapper):
     """Makes every step after the first shorter by a factor; the paper's reinforcement learning halves them at test."""
 
     factor: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_number("factor", self.factor)
 
     def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
         """One step; see `UpdateRule`."""
@@ -369,18 +401,25 @@ def check_rule(rule: UpdateRule, params: Params) -> None:
     Raises:
         ValueError: A pattern matches no parameter, or the rule adapts none.
     """
-    inner: UpdateRule | None = rule
-    while isinstance(inner, _Wrapper):
-        if isinstance(inner, _Patterned):
-            for pattern in inner.patterns:
-                if not any(fnmatchcase(name, pattern) for name in params):
-                    raise ValueError(
-                        f"{type(inner).__name__} expects patterns that match a parameter: {pattern!r} matches none "
-                        f"of {', '.join(params)}. Use shell patterns such as 'head.*' or '*.bias'."
-                    )
-        inner = inner.rule
+    for part in _parts(rule):
+        patterns: tuple[str, ...] = getattr(part, "patterns", ())
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in params):
+                raise ValueError(
+                    f"{type(part).__name__} expects patterns that match a parameter: {pattern!r} matches none of "
+                    f"{', '.join(params)}. Use shell patterns of these names, such as '{next(iter(params))}'; anil and "
+                    "boil take that of their head as `head`."
+                )
     if not selected(params, rule):
         raise ValueError(
             f"The inner loop must adapt at least one parameter: {rule} selects none of {', '.join(params)}. "
             "Change its patterns, or unfreeze a parameter (requires_grad=True)."
         )
+
+
+def _parts(rule: UpdateRule) -> Iterator[UpdateRule]:
+    """A rule and all that it is made of."""
+    yield rule
+    inner: tuple[UpdateRule, ...] = getattr(rule, "rules", (rule.rule,) if isinstance(rule, _Wrapper) else ())
+    for each in inner:
+        yield from _parts(each)

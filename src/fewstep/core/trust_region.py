@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import torch
 
+from fewstep.core.expect import expect_number
 from fewstep.core.trees import chunks, detach, flatten, mean, unflatten
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ class TrustRegion:
     shrink: float = 0.8
     candidates: int = 15
     displacement: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("max_divergence", "damping", "tolerance", "displacement"):
+            expect_number(name, getattr(self, name))
+        expect_number("shrink", self.shrink, 0, 1)
+        for name in ("iterations", "candidates"):
+            expect_number(name, getattr(self, name))
 
 
 class TrustRegionReport(NamedTuple):

@@ -246,7 +246,7 @@ def _image_data(
         try:
             return FewShot(on_device(split), *sizes, tasks.rotate, classes(split) or None)
         except ValueError as error:
-            raise RecipeError(f"Split {split!r} has too few images for such tasks. {error}") from None
+            raise RecipeError(f"Split {split!r} is too small for such tasks. {error}") from None
 
     # A fixed rule, since the stream of evaluation tasks depends on it: 50 at 28 pixels, 5 at 84.
     at_once = min(50, max(1, 50 * 28**2 // tasks.image_shape[-1] ** 2))

@@ -24,39 +24,39 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
     """How tasks are mapped, and how the meta-gradient as a whole runs."""
     chosen = recipe.execution
     # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
-    # where few sizes of tasks come again and again.
+    # where few sizes of tasks come again and again. It never pays for evaluation: too few calls, too many steps.
     ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
     own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
     replay = traced if own and not ragged else plain
     on_gpu = device.startswith("cuda")
+    rounded = bfloat16 if chosen.precision == "bf16" else _as_it_is
     if chosen.over_tasks == "sequential":
         others = sequential()
     elif chosen.over_tasks == "vectorized":
         others = vectorized(chosen.chunk_size)
     else:
-        others = auto(chosen.chunk_size, replay)
-    rounded = bfloat16 if chosen.precision == "bf16" else _as_it_is
+        others = auto(chosen.chunk_size)
     if chosen.compile and recipe.model.kind != "convnet" and not chosen.remat and chosen.over_tasks != "sequential":
         # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
-        over_tasks, run = outer_gradients(auto(chosen.chunk_size), others), rounded(compiled())
+        gradients, run = auto(chosen.chunk_size), rounded(compiled())
     elif chosen.compile:
-        over_tasks, run = _stepwise(recipe, others, on_gpu, rounded(compiled())), plain
+        gradients, run = _stepwise(recipe, on_gpu, rounded(compiled())), plain
     elif chosen.remat:  # recording every step takes longer than it saves
-        over_tasks, run = _stepwise(recipe, others, on_gpu, plain), rounded(plain)
-    elif chosen.precision == "bf16" and chosen.over_tasks == "auto":
-        over_tasks, run = outer_gradients(auto(chosen.chunk_size, bfloat16(replay)), others), plain
+        gradients, run = _stepwise(recipe, on_gpu, plain), rounded(plain)
+    elif chosen.over_tasks == "auto":
+        gradients, run = auto(chosen.chunk_size, rounded(replay)), plain
     else:
-        over_tasks, run = others, rounded(plain)
+        gradients, run = others, rounded(plain)
     # Recomputation restores the state of random numbers, which no graph can.
     capture = on_gpu and replay is traced and not chosen.remat
-    return over_tasks, captured(run) if capture else run
+    return outer_gradients(gradients, others), captured(run) if capture else run
 
 
 def _as_it_is(run: Run) -> Run:
     return run
 
 
-def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool, run: Run) -> OverTasks:
+def _stepwise(recipe: Recipe, on_gpu: bool, run: Run) -> OverTasks:
     chosen = recipe.execution
     one_by_one = chosen.over_tasks == "sequential" or (image_size(recipe) >= LARGE_IMAGE and not on_gpu)
     # Forward derivatives are tested for our convolutional network and cross-entropy.
@@ -67,7 +67,6 @@ def _stepwise(recipe: Recipe, others: OverTasks, on_gpu: bool, run: Run) -> Over
         run=run,
         keep=not chosen.remat,
         forward_mode=forward,
-        others=others,
     )
 
 

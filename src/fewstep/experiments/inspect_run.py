@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from fewstep.core.layers import by_layer
-from fewstep.core.over_tasks import LARGE_IMAGE
 from fewstep.core.rules import selected
 from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.build import build_learner, build_model, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluate_run import described, number, points, tuned
-from fewstep.experiments.execution import image_size
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
@@ -100,7 +98,6 @@ def inspect(
     if plan.steps < 1:
         raise RecipeError(f"An inspection needs at least 1 inner step: got steps = {plan.steps}. Raise --steps.")
     loaded = find_data(recipe, stored_data(folder), data, task_distribution, device)
-    recipe = _without_recordings(recipe)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
         return load_learner(folder, candidate, checkpoint, model=model, loss=loss, device=device)
@@ -136,16 +133,6 @@ def _check_learns_one_initialisation(run: RunFolder, recipe: Recipe) -> None:
             f"{run.path} was trained with algorithm.kind = {recipe.algorithm.kind!r} and loss.kind = "
             f"{recipe.loss.kind!r}. Inspect a run of maml, or of a relative of it, on examples."
         )
-
-
-def _without_recordings(recipe: Recipe) -> Recipe:
-    """The recipe, executed as written: many inner loops are measured here, each too seldom to be worth recording."""
-    execution = recipe.execution.model_copy(update={"compile": False, "remat": False})
-    own = "custom" not in (recipe.model.kind, recipe.loss.kind)
-    small = image_size(recipe) < LARGE_IMAGE
-    if own and small and execution.over_tasks == "auto":
-        execution = execution.model_copy(update={"over_tasks": "vectorized"})
-    return recipe.model_copy(update={"execution": execution})
 
 
 def _head(learner: SupervisedLearner, module: nn.Module, pattern: str | None) -> list[str]:

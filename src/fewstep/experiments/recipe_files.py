@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import RecipeError
 from fewstep.experiments.config import PAYS_TO_COMPILE, Recipe
-from fewstep.experiments.sections import ENVIRONMENTS, Evaluate, Meta
+from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Evaluate, Meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -151,7 +151,8 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
-            raise RecipeError(f"A recipe must be a readable TOML file: {path}: {error}.") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RecipeError(f"A recipe must be a readable TOML file: {path}: {reason}.") from None
     else:
         near = get_close_matches(str(source), bundled_recipes(), n=1)
         raise RecipeError(
@@ -234,11 +235,19 @@ def _fill_in_compile(values: dict[str, Any]) -> None:
         return
     least = PAYS_TO_COMPILE.get(str(value("model", "kind")))
     iterations = value("meta", "iterations", Meta().iterations)
+    filters = value("model", "filters", ConvNetModel.model_fields["filters"].default)
+    is_deep = value("model", "kind") == "convnet"
     meta_learns = value("algorithm", "kind") != "averaging"
     one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
     by_default = value("loss", "kind") not in ("custom", "reinforce") and execution.get("over_tasks", "auto") == "auto"
     execution["compile"] = bool(
-        least and isinstance(iterations, int) and iterations >= least and meta_learns and one_size and by_default
+        least
+        and isinstance(iterations, int)
+        and isinstance(filters, int)
+        and iterations * (filters if is_deep else 1) >= least
+        and meta_learns
+        and one_size
+        and by_default
     )
 
 

@@ -92,11 +92,14 @@ def train(
     existing = existing_run(path, loaded, resume)
     if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
         return existing
+    if resume and existing is None:
+        log.warning("There is no run in %s to go on with: training begins", path)
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
     loaded_data = find_data(loaded, stored, data, tasks, device)
     if loaded.execution.compile:
         keep_compiled()
+        log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
     if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
         _begin_at(learner, open_run(loaded.meta.start))
@@ -114,7 +117,8 @@ def train(
         run = existing or _create(path, loaded, loaded_data, device)
         if existing is not None:
             run = _record_changes(existing, loaded, device)
-        log_every = 1 if loaded.loss.kind == "reinforce" else 100  # where an iteration takes seconds, each counts
+        # Where an iteration takes seconds, each counts; else as many as are validated together, up to a hundred.
+        log_every = 1 if loaded.loss.kind == "reinforce" else min(100, loaded.validation.every)
         plan = loop.Plan(
             iterations=loaded.meta.iterations,
             batch_size=loaded.meta.batch_size,

@@ -108,7 +108,7 @@ def with_head(
         normalization: As for `features`.
 
     Raises:
-        ValueError: The module has no head, or one that is frozen.
+        ValueError: The module has no head, one that is frozen, or for prototypes one without bias.
     """
     if policy == "trained":
         return meta
@@ -122,9 +122,12 @@ def with_head(
     if policy == "zero":
         rows = {name: torch.zeros_like(row) for name, row in rows.items()}
     elif policy == "prototype":
+        if bias not in names:
+            raise ValueError(
+                f"A prototype head holds -|mu_c|^2 in its bias: {head} has none. Give it one, or begin with zero."
+            )
         means = class_means(features(module, meta.model, support.inputs, normalization), support.targets, ways)
-        made = {weight: 2 * means, bias: -means.square().sum(1)}
-        rows = {name: made[name] for name in names}
+        rows = {weight: 2 * means, bias: -means.square().sum(1)}
     # A rate of each element goes with the row that it stands in; one for a whole tensor stays.
     rates = [f"lr.{name}" for name in names if f"lr.{name}" in meta.rule and meta.rule[f"lr.{name}"].dim() > 0]
     return MetaParams(meta.model | rows, meta.rule | {name: _mean_row(meta.rule[name], ways) for name in rates})

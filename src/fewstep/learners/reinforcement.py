@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from fewstep.core.adapt import adapt, adaptation_path, counted
+from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.algorithms import expect_algorithm
 from fewstep.core.context import vmapped
+from fewstep.core.expect import counted, expect_number
 from fewstep.core.functional import FunctionalModule, expect_module
 from fewstep.core.meta import QueryGradient
 from fewstep.core.over_tasks import vectorized
@@ -95,7 +96,7 @@ class ReinforcementLearner:
 
     Raises:
         ValueError: The policy cannot be meta-learned as it is or has batch normalisation, the rule's patterns do not
-            fit it, or the algorithm descends something else than the loss after adaptation.
+            fit it, the algorithm descends something else than the loss after adaptation, or a number is out of bounds.
     """
 
     def __init__(
@@ -114,6 +115,10 @@ class ReinforcementLearner:
         device: torch.device | str = "cpu",
     ) -> None:
         expect_algorithm(algorithm)
+        expect_number("trajectories", trajectories, 1)
+        expect_number("discount", discount, 0, 1)
+        expect_number("gae_lambda", gae_lambda, 0, 1)
+        expect_number("later_steps", later_steps)
         if algorithm.gradient is not QueryGradient:
             raise ValueError(
                 "Reinforcement learning takes algorithms that descend the loss after adaptation, such as maml, fomaml, "

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 import torch
 from torch import Tensor, nn
 
-from fewstep.core.adapt import adapt, adaptation_path, counted
+from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.algorithms import expect_algorithm
+from fewstep.core.expect import counted, expect_function, expect_number
 from fewstep.core.functional import FunctionalModule, Normalization, Statistics
 from fewstep.core.layers import by_layer, movement
 from fewstep.core.meta import meta_gradient, same_size_groups
@@ -40,6 +41,15 @@ OptimizerFactory: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 def adam(lr: float = 1e-3) -> OptimizerFactory:
     """The paper's meta-optimizer, Adam with meta step size beta = `lr`."""
     return lambda tensors: torch.optim.Adam(tensors, lr=lr, fused=True)
+
+
+_EXAMPLES = {
+    "loss": "torch.nn.functional.mse_loss",
+    "optimizer": "torch.optim.Adam",
+    "schedule": "lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999)",
+    "over_tasks": "fewstep.sequential()",
+    "run": "fewstep.core.running.compiled()",
+}
 
 
 @final
@@ -110,6 +120,14 @@ class SupervisedLearner:
         device: torch.device | str = "cpu",
     ) -> None:
         expect_algorithm(algorithm)
+        functions = {"loss": loss, "optimizer": optimizer, "schedule": schedule, "over_tasks": over_tasks, "run": run}
+        for name, example in _EXAMPLES.items():
+            if functions[name] is not None:
+                expect_function(name, functions[name], example)
+        numbers = {"loss_scale": loss_scale, "clip_value": clip_value, "clip_norm": clip_norm}
+        for name, number in numbers.items():
+            if number is not None:
+                expect_number(name, number)
         second_order = algorithm.rule.second_order and algorithm.steps > 0
         self.module = FunctionalModule(module, normalization, second_order=second_order).to(device)
         check_rule(algorithm.rule, self.module.params)
@@ -117,10 +135,12 @@ class SupervisedLearner:
         self.normalization: Normalization = normalization
         self.device = torch.device(device)
         self.iteration = 0
-        params = self.module.params
+        params = {name: value.clone() for name, value in self.module.params.items()}
         self.meta = MetaParams(params, algorithm.rule.hyperparameters(selected(params, algorithm.rule)))
         self._loss, self._loss_scale = loss, loss_scale
         self._metrics: dict[str, Loss] = {"loss": loss, **(metrics or {})}
+        if self._metrics["loss"] is not loss:
+            raise ValueError("`metrics` has the loss already, as 'loss': give this one another name.")
         self._clip_value, self._clip_norm = clip_value, clip_norm
         self._over_tasks = over_tasks or auto()
         self._task_gradient = algorithm.gradient(self._support_loss, self._query_loss, algorithm.rule, algorithm.steps)
@@ -132,6 +152,7 @@ class SupervisedLearner:
         self._schedule = schedule(self._optimizer) if schedule else None
         self._checked = False
 
+    @torch.no_grad()  # gradients are taken by functions; tasks that require them would keep the graph
     def step(self, tasks: Task | Sequence[Task]) -> dict[str, float]:
         """One meta-update (Algorithm 2, lines 4-10): theta <- theta - beta grad sum_i L_i(theta'_i).
 
@@ -157,18 +178,21 @@ class SupervisedLearner:
         self._meta_update(gradients, norm)  # line 10
         return {"query_loss": loss / self._loss_scale, "gradient_norm": gradient_norm}
 
-    def adapt(self, support: Batch, steps: int | None = None) -> Adapted:
+    def adapt(self, support: Batch, steps: int | None = None, normalization: Normalization | None = None) -> Adapted:
         """Adapt to one task.
 
         Args:
             support: Labelled examples `[examples, ...]`, without a `tasks` axis.
             steps: Inner steps; by default as many as in training, one where those are none.
+            normalization: Policy for the new inputs, by default the learner's own. With "support" a prediction does
+                not depend on the inputs beside it, and `as_module` has statistics to keep.
 
         Returns:
             The adapted model, to be called on new inputs.
 
         Raises:
-            ValueError: `steps` is negative, the module changes its own state, or module and loss do not fit the data.
+            ValueError: `steps` is negative, the policy is not one that this learner can follow, the module changes its
+                own state, or module and loss do not fit the data.
         """
         rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else counted(steps)
         if not isinstance(cast("Any", support), Batch):
@@ -176,13 +200,14 @@ class SupervisedLearner:
                 "A support set is a Batch of inputs and targets of one task, fewstep.Batch(inputs, targets): got "
                 f"{type(support).__name__}."
             )
+        policy = policy_followed(normalization, self.normalization)
         support = to_device(support, self.device)
         self._check_model(support)
         self.module.train(False)
         with torch.no_grad():
             adapted = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
             params = {name: value.clone() for name, value in adapted.items()}  # training may go on meanwhile
-            return Adapted(params, self._query_statistics(params, support, self.normalization), self.module)
+            return Adapted(params, self._query_statistics(params, support, policy), self.module)
 
     def evaluate(
         self,
@@ -339,7 +364,7 @@ class SupervisedLearner:
         return groups
 
     def _check_model(self, support: Batch) -> None:
-        """Module and loss once, on the first support set: in training mode, in which layers track state."""
+        """Module, loss and metrics once, on the first support set: in training mode, in which layers track state."""
         if self._checked:
             return
         strangers = set[str]()
@@ -354,15 +379,17 @@ class SupervisedLearner:
                 f"Examples are tensors: got {', '.join(sorted(strangers))}. Make them of arrays with torch.as_tensor."
             )
         self.module.train()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with cast("Any", torch.random).fork_rng(devices):
-            loss = cast("Any", self._loss)(self.module.check_pure(support.inputs), support.targets)
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            came = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(
-                f"A loss returns one number as a tensor without axes: got {came}. Take the mean over the examples, and "
-                "compute it with PyTorch alone."
-            )
+        with cast("Any", torch.random).fork_rng([self.device] if self.device.type == "cuda" else []):
+            outputs = self.module.check_pure(support.inputs)
+            for name, function in self._metrics.items():
+                value = cast("Any", function)(outputs, support.targets)
+                if not isinstance(value, Tensor) or value.dim() != 0:
+                    came = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                    what = "A loss" if name == "loss" else f"The metric {name!r}"
+                    raise ValueError(
+                        f"{what} returns one number as a tensor without axes: got {came}. Take the mean over the "
+                        "examples, and compute it with PyTorch alone."
+                    )
         self._checked = True
 
     def _raise_non_finite(self, groups: Iterable[Task]) -> None:

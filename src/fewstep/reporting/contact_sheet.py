@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from contextlib import suppress
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from matplotlib.axes import Axes
+
+log = logging.getLogger(__name__)
 
 _INK, _FAINT, _RULE = "#333333", "#7a7a7a", "#dddddd"
 _DPI = 120
@@ -140,12 +143,14 @@ def _percent(probability: float) -> str:
 def _families(texts: Iterable[str]) -> list[str]:
     """Fonts for these texts: matplotlib's own, and where it lacks a character the first on this machine that has it."""
     families = ["DejaVu Sans"]
-    missing = set("".join(texts)) - _characters(font_manager.findfont(families[0]))
+    missing = {c for c in "".join(texts) if c.isprintable()} - _characters(font_manager.findfont(families[0]))
     for font in font_manager.fontManager.ttflist if missing else ():
         found = missing & _characters(font.fname)
         if found and not font.name.startswith("Last Resort"):  # which has boxes for everything
             families.append(font.name)
             missing -= found
+    if missing:
+        log.warning("No font on this machine has %s: boxes stand for them", " ".join(sorted(missing)[:20]))
     return families
 
 

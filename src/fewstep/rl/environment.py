@@ -119,6 +119,11 @@ def check_tasks(parameters: Any, num_tasks: int, environment: Environment) -> Te
             f"got {came} from {type(environment).__name__}. Stack the tasks along the first axis, a single number as a "
             "column."
         )
+    if not parameters.isfinite().all():
+        raise EpisodeError(
+            f"`sample_tasks` must give finite numbers: got {parameters.tolist()} from {type(environment).__name__}. "
+            "Look into how it draws them."
+        )
     return parameters
 
 

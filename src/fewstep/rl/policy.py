@@ -21,8 +21,13 @@ class Distribution(Protocol):
         """The logarithm of pi(a | o), `[...]`."""
         ...
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """Actions as a function of the noise that `draw_noise` gives."""
+    @property
+    def mode(self) -> Tensor:
+        """The actions that are most probable."""
+        ...
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """Actions as a function of the noise that `draw_noise` gives; without it, of noise from torch's own stream."""
         ...
 
     def kl(self, other: Self) -> Tensor:
@@ -46,8 +51,14 @@ class Gaussian(NamedTuple):
         standard = (actions - self.mean) * (-self.log_std).exp()
         return -(standard.square() / 2 + self.log_std + math.log(2 * math.pi) / 2).sum(-1)
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """The action mu + sigma * noise, of normal noise `[..., size]`."""
+    @property
+    def mode(self) -> Tensor:
+        """mu, `[..., size]`."""
+        return self.mean
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """The action mu + sigma * noise, of normal noise `[..., size]`, by default from torch's own stream."""
+        noise = torch.randn_like(self.mean) if noise is None else noise
         return self.mean + self.log_std.exp() * noise
 
     def kl(self, other: Gaussian) -> Tensor:
@@ -70,8 +81,17 @@ class Categorical(NamedTuple):
         """Of indices `[...]`."""
         return self.logits.log_softmax(-1).gather(-1, actions[..., None]).squeeze(-1)
 
-    def sample(self, noise: Tensor) -> Tensor:
-        """The index below which the cumulative probability reaches the noise, uniform in [0, 1), `[...]`."""
+    @property
+    def mode(self) -> Tensor:
+        """The index with the largest logit, `[...]`."""
+        return self.logits.argmax(-1)
+
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """The index below which the cumulative probability reaches the noise, uniform in [0, 1), `[...]`.
+
+        By default the noise is from torch's own stream.
+        """
+        noise = torch.rand_like(self.logits[..., 0]) if noise is None else noise
         reached = self.logits.softmax(-1).cumsum(-1)[..., :-1]  # the last is 1, but for rounding
         return (reached <= noise[..., None]).sum(-1)
 
@@ -99,7 +119,7 @@ class GaussianPolicy(nn.Module):
         self._least = math.log(min_std)
 
     def forward(self, observations: Tensor) -> Gaussian:
-        """Distributions for observations `[..., features]`."""
+        """Distributions for observations `[..., features]`, one or many."""
         mean = _apply(self.network, observations)
         return Gaussian(mean, self.log_std.clamp(min=self._least).expand_as(mean))
 
@@ -117,7 +137,7 @@ class CategoricalPolicy(nn.Module):
         self.network = network
 
     def forward(self, observations: Tensor) -> Categorical:
-        """Distributions for observations `[..., features]`."""
+        """Distributions for observations `[..., features]`, one or many."""
         return Categorical(_apply(self.network, observations))
 
 
@@ -144,5 +164,7 @@ def draw_noise(actions: ActionSpace, shape: tuple[int, ...], generator: torch.Ge
 
 
 def _apply(network: nn.Module, observations: Tensor) -> Tensor:
-    """The network on all observations at once, as examples."""
+    """The network on all observations at once, as examples; or on a single one."""
+    if observations.dim() == 1:
+        return network(observations[None])[0]
     return network(observations.flatten(0, -2)).unflatten(0, observations.shape[:-1])

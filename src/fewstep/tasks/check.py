@@ -31,9 +31,12 @@ class Found(NamedTuple):
 
     def __str__(self) -> str:
         splits = [
-            f"{split} {n['classes']:,} classes, {n['pictures']:,} pictures ({_range(n['fewest'], n['most'])} each)"
+            f"{split} {n['classes']:,} {'class' if n['classes'] == 1 else 'classes'}, {n['pictures']:,} pictures "
+            f"({_range(n['fewest'], n['most'])} each)"
             for split, n in self.counts.items()
         ]
+        if self.counts and min(n["classes"] for n in self.counts.values()) < 2:
+            splits.append("too few classes to train on, since each split tells at least two apart; enough to adapt to")
         if self.empty:
             splits.append(f"without pictures, and no classes: {', '.join(self.empty)}")
         return f"{self.what}: {'; '.join(splits)}"

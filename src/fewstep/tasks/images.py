@@ -316,6 +316,8 @@ def _require_readable(count: int, unreadable: list[str], advice: str) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"no picture of a kind that is read ({', '.join(_FORMATS)})"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"it has more than {round((Image.MAX_IMAGE_PIXELS or 0) / 1e6)} million pixels; make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

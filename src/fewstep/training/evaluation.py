@@ -11,6 +11,7 @@ import torch
 from fewstep.core.rng import generator
 from fewstep.core.trees import concatenate, leaves, length
 from fewstep.core.types import Task
+from fewstep.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def evaluate(
         The curves and the fingerprint of the tasks.
     """
     curves, fingerprint = measured(
-        lambda drawn: learner.evaluate(drawn, steps, last_only=last_only),
+        lambda batch: learner.evaluate(batch, steps, last_only=last_only),
         distribution,
         tasks=tasks,
         seed=seed,
@@ -105,11 +106,18 @@ def measured(
     done = 0
     while done < tasks:
         count = min(at_once or tasks, tasks - done)
-        drawn = distribution.sample(count, generator(seed, "evaluate", split, done))
-        for group in drawn if isinstance(drawn, list) else [drawn]:
+        batch = distribution.sample(count, generator(seed, "evaluate", split, done))
+        groups: list[Any] = batch if isinstance(batch, list) else [batch]
+        came = sum(length(group) for group in groups if leaves(group))
+        if came != count:  # fewer would be taken for as many, and an interval be too wide
+            raise DataError(
+                "A distribution draws as many tasks as it is asked for, as a Task whose tensors lead with that number: "
+                f"got {came} of {count} from {type(distribution).__name__}. Look into its `sample`."
+            )
+        for group in groups:
             for values in _identity(group):
                 digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        parts.append(measure(drawn))
+        parts.append(measure(batch))
         done += count
         if progress:
             progress(done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import sys
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from fewstep.learners.learner import Learner
     from fewstep.tasks.task import TaskDistribution
     from fewstep.training.records import RunFolder
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ def train(
         save_checkpoint(path, {"learner": learner.state_dict(), "progress": vars(progress)})
 
     device = next(iter(leaves(learner.meta))).device
-    with _stop_requests() as stop_requested:
+    began = learner.iteration
+    with _stop_requests(has_begun=lambda: learner.iteration > began) as stop_requested:
         while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
             metrics = _iterate(learner, tasks, plan, path, device)
             progress.add(metrics)
@@ -220,8 +225,14 @@ def _out_of_patience(progress: _Progress, plan: Plan) -> bool:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into a request that the loop honours between iterations; a second one is not caught."""
+def _stop_requests(has_begun: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a request that the loop honours between iterations; a second one is not caught.
+
+    Before the first iteration is done, which compiles for a minute perhaps, nothing can be lost: then at once.
+
+    Raises:
+        Interrupted: That is the case.
+    """
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested.is_set
@@ -235,10 +246,17 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     def request(*_: object) -> None:
         requested.set()
         restore()
+        if not has_begun():
+            raise KeyboardInterrupt  # which no one takes for a fault of their own
+        log.warning("Stopping when this iteration is done; a second time stops at once")
 
     for number in before:
         signal.signal(number, request)
     try:
         yield requested.is_set
+    except KeyboardInterrupt:
+        if has_begun():
+            raise
+        raise Interrupted("Stopped before the first iteration was done: there was nothing to save.") from None
     finally:
         restore()

@@ -114,7 +114,7 @@ class GymnasiumFamily:
         dtype = tasks.dtype if tasks.is_floating_point() else torch.get_default_dtype()
         episodes = FamilyEpisodes(self, self._played, rows, (len(tasks), trajectories), dtype)
         first = self._run(rows, lambda runner: runner.reset(rows, seeds))
-        return episodes, episodes.tensor(first, "at the start")
+        return episodes, episodes.tensor(first, "Observations", "at the start")
 
     def play(self, turn: int, rows: Floats, actions: Tensor) -> Any:
         """One step of the episodes that began as the `turn`-th; what `FamilyEpisodes` is made of."""
@@ -123,7 +123,7 @@ class GymnasiumFamily:
                 "Episodes of a GymnasiumFamily are played one set at a time: got a step for episodes that ended when "
                 "others began, or when the family was closed. Step the newest, or make a second family."
             )
-        native = self._native(actions)
+        native = self.native(actions.flatten(0, 1))
         return self._run(rows, lambda runner: runner.step(native))
 
     def close(self) -> None:
@@ -150,14 +150,21 @@ class GymnasiumFamily:
             self.close()
             raise
 
-    def _native(self, actions: Tensor) -> npt.NDArray[Any]:
-        """Actions in the environment's own terms, `[slots, ...]`."""
-        flat = actions.detach().flatten(0, 1).numpy()
+    def native(self, actions: Tensor) -> npt.NDArray[Any]:
+        """A policy's actions in the environments' own terms, for their `step`.
+
+        Args:
+            actions: Elements in [-1, 1], or what is beyond brought there, `[..., size]`; or indices of choices `[...]`.
+
+        Returns:
+            Elements of the bounded Box that [-1, 1] is mapped to, or choices, `[..., *shape of the space]`.
+        """
+        given = actions.detach().cpu().numpy()
         if isinstance(self.actions, Discrete):
-            return flat.astype(np.int64) + self._space.start
+            return given.astype(np.int64) + self._space.start
         low, high = self._space.low, self._space.high
-        flat = np.clip(flat, -1.0, 1.0).reshape(len(flat), *self._space.shape)
-        return np.clip(low + (flat + 1.0) / 2.0 * (high - low), low, high).astype(self._space.dtype)
+        given = np.clip(given, -1.0, 1.0).reshape(*given.shape[:-1], *self._space.shape)
+        return np.clip(low + (given + 1.0) / 2.0 * (high - low), low, high).astype(self._space.dtype)
 
     def _spaces(self) -> tuple[Any, Any]:
         """The spaces of observations and of actions, from an environment that is made for this alone."""
@@ -199,20 +206,22 @@ class FamilyEpisodes:
         self._time += 1
         when = f"after {self._time} steps"
         return Transition(
-            self.tensor(stepped.observations, when),
-            self.tensor(stepped.rewards[:, None], when).squeeze(-1),
+            self.tensor(stepped.observations, "Observations", when),
+            self.tensor(stepped.rewards[:, None], "Rewards", when).squeeze(-1),
             torch.from_numpy(stepped.ended).view(self._shape),
         )
 
-    def tensor(self, values: Floats, when: str) -> Tensor:
+    def tensor(self, values: Floats, what: str, when: str) -> Tensor:
         """Values `[slots, entries]` as `[tasks, trajectories, entries]`."""
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             slot = int(np.flatnonzero(~finite)[0])
             task, trajectory = divmod(slot, self._shape[1])
+            others = int((~finite).sum()) - 1
             raise NonFiniteError(
-                f"Observations and rewards are finite numbers: got one that is not {when}, in task {task} "
-                f"({self._rows[slot].tolist()}), trajectory {trajectory}. Look into the environment of this task."
+                f"{what} are finite numbers: got one that is not {when}, in task {task} ({self._rows[slot].tolist()}), "
+                f"trajectory {trajectory}{f', and in {others} more episodes' if others else ''}. Look into the "
+                "environment of this task."
             )
         return torch.from_numpy(values).to(self._dtype).view(*self._shape, -1)
 

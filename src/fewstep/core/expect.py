@@ -1,0 +1,42 @@
+"""What arguments are expected to be, said where they are passed and not from deep inside."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+
+def counted(steps: int) -> int:
+    """A number of inner steps.
+
+    Raises:
+        ValueError: It is no whole number, or negative.
+    """
+    came: object = steps  # from the user's own code
+    if not isinstance(came, Integral) or steps < 0:
+        raise ValueError(
+            f"`steps` must be a whole number, at least 0: got {came!r}. 0 leaves the initialisation as it is."
+        )
+    return int(steps)
+
+
+def expect_number(name: str, value: Any, least: float = 0.0, most: float = math.inf) -> None:
+    """See that an argument is a finite number within bounds, which belong to them.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, Real) or not math.isfinite(value) or not least <= float(value) <= most:
+        bounds = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise ValueError(f"`{name}` must be a number, {bounds}: got {value!r}.")
+
+
+def expect_function(name: str, value: Any, example: str) -> None:
+    """See that an argument can be called.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function, such as {example}: got {value!r}.")
