@@ -176,6 +176,8 @@ def train(
         folder = Path("runs") / f"{loaded.name}-seed{loaded.seed}" if out is None else out
         if out is not None and seeds is not None:
             folder = out.with_name(f"{out.name}-seed{loaded.seed}")
+        if resume and not (folder / "config.json").exists():
+            messages.print(f"There is no run in {folder} to go on with: it begins", soft_wrap=True, markup=False)
         if resume:
             wanted[folder] = loaded.meta.iterations
             loaded = load_recipe(recipe, with_recorded_choices(folder, asked))

@@ -407,8 +407,8 @@ def check_rule(rule: UpdateRule, params: Params) -> None:
             if not any(fnmatchcase(name, pattern) for name in params):
                 raise ValueError(
                     f"{type(part).__name__} expects patterns that match a parameter: {pattern!r} matches none of "
-                    f"{', '.join(params)}. Use shell patterns of these names, such as '{next(iter(params))}'; anil and "
-                    "boil take that of their head as `head`."
+                    f"{', '.join(params)}. Use shell patterns such as 'head.*' or '*.bias' that match these names; "
+                    "anil and boil take theirs as `head`."
                 )
     if not selected(params, rule):
         raise ValueError(

@@ -92,8 +92,6 @@ def train(
     existing = existing_run(path, loaded, resume)
     if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
         return existing
-    if resume and existing is None:
-        log.warning("There is no run in %s to go on with: training begins", path)
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
     loaded_data = find_data(loaded, stored, data, tasks, device)
