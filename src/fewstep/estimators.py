@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fewstep.adapting.initialisation import Initialisation, LossName
+    from fewstep.learners.adapted import Adapted
     from fewstep.learners.heads import HeadPolicy
-    from fewstep.learners.supervised import Adapted
     from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
 

@@ -68,6 +68,17 @@ def test_predict_prints_a_table_json_or_csv(fewstep, adapted, tmp_path):
     assert fewstep("predict", adapted, "new", "--csv", "--json")[0] == 2
 
 
+def test_pictures_in_folders_of_classes_are_scored(fewstep, adapted, tmp_path):
+    draw("bar", tmp_path / "known" / "bar" / "1.png", moved=3)
+    draw("cross", tmp_path / "known" / "square" / "1.png", moved=3)  # in the wrong folder
+    code, out, _ = fewstep("predict", adapted, "known")
+    assert code == 0
+    assert "1 of 2 lie in the folder of their class." in out
+    assert out.count("mistake") == 1
+    draw("bar", tmp_path / "known" / "elsewhere" / "1.png")  # says nothing of its class
+    assert "folder of their class" not in fewstep("predict", adapted, "known")[1]
+
+
 def test_one_picture_gets_the_answer_that_it_has_in_a_folder(fewstep, adapted, tmp_path):
     for name in SHAPES:
         draw(name, tmp_path / "new" / f"{name}.png", moved=3)
@@ -88,6 +99,14 @@ def test_adapt_goes_on_with_an_adapted_model_in_its_folder(fewstep, adapted, tmp
     assert not (tmp_path / adapted / "model.pt2").exists()  # it was of the model before
     code, out, _ = fewstep("adapt", adapted, "--support", "mine", "--out", "other", "--steps", 1)
     assert "steps 1, head zero" in out
+
+
+def test_a_model_is_exported_in_several_formats_at_once(fewstep, support, tmp_path):
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed, reason="the extra `export` is not installed")
+    code, _, err = fewstep("adapt", READY, "--support", support, "--out", "m", "--export", "torch", "--export", "onnx")
+    assert code == 0, err
+    assert {"model.pt2", "model.onnx"} <= {path.name for path in (tmp_path / "m").iterdir()}
 
 
 def test_pictures_of_every_kind_and_names_in_every_script_work(fewstep, tmp_path):

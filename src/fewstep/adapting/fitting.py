@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
     from fewstep.core.normalization import Normalization
     from fewstep.core.types import Batch
-    from fewstep.learners.supervised import Adapted, Loss
+    from fewstep.learners.adapted import Adapted
+    from fewstep.learners.supervised import Loss
 
 DEFAULT_HEAD: HeadPolicy = "prototype"
 """For another number of ways than trained: the best on meta-validation tasks (docs/results.md). It needs a bias."""

@@ -28,6 +28,21 @@ _BATCH_NORM_FORWARDS = {kind.forward for kind in _BATCH_NORMS}
 _TORCH_WEIGHT_NORM: Any = getattr(parametrizations, "_WeightNorm", ())
 
 
+def policy_followed(asked: Normalization | None, own: Normalization) -> Normalization:
+    """The policy to evaluate with: transductive and support may stand in for each other, running is built in.
+
+    Raises:
+        ValueError: A model built with `own` cannot follow what is asked.
+    """
+    policy = asked or own
+    if policy != own and (policy not in ("transductive", "support") or own == "running"):
+        raise ValueError(
+            f"A learner built with normalization={own!r} cannot be evaluated with {policy!r}. "
+            "Between 'transductive' and 'support' it can choose; build it with 'running' for that."
+        )
+    return policy
+
+
 def named_modules(module: nn.Module, *, with_duplicates: bool = False) -> list[tuple[str, nn.Module]]:
     """Every module inside, by name; `with_duplicates` under each of its names."""
     return list(cast("Any", module).named_modules(remove_duplicate=not with_duplicates))

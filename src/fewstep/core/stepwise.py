@@ -47,9 +47,8 @@ def stepwise(
     run: Run = plain,
     keep: bool = False,
     forward_mode: bool = False,
-    others: OverTasks | None = None,
 ) -> OverTasks:
-    """Outer gradients one inner step at a time; any other function as `others` maps it.
+    """Outer gradients one inner step at a time; any other function as `auto` maps it.
 
     Args:
         vectorize: Whether tasks are computed together, or one after the other.
@@ -62,7 +61,6 @@ def stepwise(
         forward_mode: Whether the inner gradient is differentiated forwards: faster for convolutions. Not
             every operation of PyTorch has a right forward derivative of its gradient, and random numbers are not
             repeated: for bundled networks and cross-entropy, or after a comparison of your own.
-        others: How functions are mapped that are no outer gradients, evaluation for one. By default `auto`.
     """
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
@@ -82,7 +80,7 @@ def stepwise(
 
         return mapped
 
-    return outer_gradients(over, others or auto(chunk_size))
+    return outer_gradients(over, auto(chunk_size))
 
 
 def outer_gradients(over: OverTasks, others: OverTasks) -> OverTasks:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.data import Data
     from fewstep.experiments.sections import Evaluate
-    from fewstep.learners.supervised import Adapted
+    from fewstep.learners.adapted import Adapted
     from fewstep.tasks.task import Curve, TaskDistribution
     from fewstep.training.records import RunFolder
 

@@ -14,13 +14,14 @@ from fewstep.core.trees import length, to_device
 from fewstep.core.types import Batch, MetaParams, Params, Task
 from fewstep.errors import NonFiniteError
 from fewstep.learners.learner import take_over
-from fewstep.learners.supervised import Adapted, Loss, OptimizerFactory, SupervisedLearner, adam
+from fewstep.learners.supervised import Loss, OptimizerFactory, SupervisedLearner, adam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fewstep.core.normalization import Normalization
     from fewstep.core.rules import UpdateRule
+    from fewstep.learners.adapted import Adapted
 
 Regularizer = Literal["none", "l2", "to_mean"]
 

@@ -10,14 +10,16 @@ from torch.nn import functional
 
 from fewstep.core.functional import FunctionalModule, Normalization
 from fewstep.core.meta import same_size_groups
+from fewstep.core.normalization import policy_followed
 from fewstep.core.over_tasks import auto
 from fewstep.core.trees import concatenate, to_device
 from fewstep.core.types import MetaParams, OverTasks, Task
 from fewstep.learners.learner import take_over
-from fewstep.learners.supervised import Loss, policy_followed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from fewstep.learners.supervised import Loss
 
 Distance: TypeAlias = Literal["euclidean", "cosine"]
 

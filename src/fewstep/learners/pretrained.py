@@ -14,7 +14,8 @@ from fewstep.learners.nearest_neighbour import NearestNeighbour
 if TYPE_CHECKING:
     from fewstep.core.normalization import Normalization
     from fewstep.core.types import Task
-    from fewstep.learners.supervised import Adapted, SupervisedLearner
+    from fewstep.learners.adapted import Adapted
+    from fewstep.learners.supervised import SupervisedLearner
 
 
 @final

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
@@ -15,16 +14,18 @@ from torch import Tensor, nn
 
 from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.algorithms import expect_algorithm
-from fewstep.core.expect import counted, expect_function, expect_number
-from fewstep.core.functional import FunctionalModule, Normalization, Statistics
+from fewstep.core.expect import counted
+from fewstep.core.functional import FunctionalModule
 from fewstep.core.layers import by_layer, movement
 from fewstep.core.meta import meta_gradient, same_size_groups
+from fewstep.core.normalization import Normalization, Statistics, policy_followed
 from fewstep.core.over_tasks import auto
 from fewstep.core.rules import UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import concatenate, index, leaves, to_device, tree_map
+from fewstep.core.trees import concatenate, index, leaves, to_device
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
-from fewstep.errors import NonFiniteError
+from fewstep.learners.adapted import Adapted
+from fewstep.learners.checks import check_functions, check_model, check_numbers, non_finite
 from fewstep.learners.learner import take_over
 
 if TYPE_CHECKING:
@@ -41,41 +42,6 @@ OptimizerFactory: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 def adam(lr: float = 1e-3) -> OptimizerFactory:
     """The paper's meta-optimizer, Adam with meta step size beta = `lr`."""
     return lambda tensors: torch.optim.Adam(tensors, lr=lr, fused=True)
-
-
-_EXAMPLES = {
-    "loss": "torch.nn.functional.mse_loss",
-    "optimizer": "torch.optim.Adam",
-    "schedule": "lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999)",
-    "over_tasks": "fewstep.sequential()",
-    "run": "fewstep.core.running.compiled()",
-}
-
-
-@final
-@dataclass(frozen=True)
-class Adapted:
-    """A model adapted to one task: call it on new inputs.
-
-    Attributes:
-        params: theta', all parameters of the model.
-        statistics: What batch normalisation uses under the `support` policy; None under the others.
-    """
-
-    params: Params
-    statistics: Statistics | None
-    _module: FunctionalModule
-
-    @torch.no_grad()
-    def __call__(self, inputs: Any) -> Any:
-        """The module's outputs on new inputs of this task, of the form that the module takes."""
-        self._module.train(False)
-        device = next(iter(self.params.values())).device
-        return self._module(self.params, to_device(inputs, device), self.statistics)
-
-    def as_module(self) -> nn.Module:
-        """An ordinary `nn.Module` with the adapted parameters, in evaluation mode."""
-        return self._module.as_module(self.params, self.statistics)
 
 
 @final
@@ -120,14 +86,8 @@ class SupervisedLearner:
         device: torch.device | str = "cpu",
     ) -> None:
         expect_algorithm(algorithm)
-        functions = {"loss": loss, "optimizer": optimizer, "schedule": schedule, "over_tasks": over_tasks, "run": run}
-        for name, example in _EXAMPLES.items():
-            if functions[name] is not None:
-                expect_function(name, functions[name], example)
-        numbers = {"loss_scale": loss_scale, "clip_value": clip_value, "clip_norm": clip_norm}
-        for name, number in numbers.items():
-            if number is not None:
-                expect_number(name, number)
+        check_functions(loss=loss, optimizer=optimizer, schedule=schedule, over_tasks=over_tasks, run=run)
+        check_numbers(loss_scale=loss_scale, clip_value=clip_value, clip_norm=clip_norm)
         second_order = algorithm.rule.second_order and algorithm.steps > 0
         self.module = FunctionalModule(module, normalization, second_order=second_order).to(device)
         check_rule(algorithm.rule, self.module.params)
@@ -170,7 +130,9 @@ class SupervisedLearner:
         gradients, norm, mean_loss = self._meta_gradient(self.meta, tasks)  # lines 5-9
         loss, gradient_norm = mean_loss.item(), norm.item()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            self._raise_non_finite(tasks)
+            raise non_finite(
+                self._support_loss, self._task_gradient, self.meta, tasks, self._over_tasks, self.iteration + 1
+            )
         if self.iteration == 0 and gradient_norm == 0 and self._leaves:
             log.warning(
                 "The first meta-gradient is zero: nothing is learned if the loss does not depend on the parameters"
@@ -364,70 +326,8 @@ class SupervisedLearner:
         return groups
 
     def _check_model(self, support: Batch) -> None:
-        """Module, loss and metrics once, on the first support set: in training mode, in which layers track state."""
-        if self._checked:
-            return
-        strangers = set[str]()
-
-        def note(leaf: Any) -> None:
-            if not isinstance(leaf, Tensor):
-                strangers.add(type(leaf).__name__)
-
-        tree_map(note, support)
-        if "ndarray" in strangers or not leaves(support):
-            raise ValueError(
-                f"Examples are tensors: got {', '.join(sorted(strangers))}. Make them of arrays with torch.as_tensor."
-            )
-        self.module.train()
-        with cast("Any", torch.random).fork_rng([self.device] if self.device.type == "cuda" else []):
-            outputs = self.module.check_pure(support.inputs)
-            for name, function in self._metrics.items():
-                value = cast("Any", function)(outputs, support.targets)
-                if not isinstance(value, Tensor) or value.dim() != 0:
-                    came = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                    what = "A loss" if name == "loss" else f"The metric {name!r}"
-                    raise ValueError(
-                        f"{what} returns one number as a tensor without axes: got {came}. Take the mean over the "
-                        "examples, and compute it with PyTorch alone."
-                    )
-        self._checked = True
-
-    def _raise_non_finite(self, groups: Iterable[Task]) -> None:
-        """Find the tasks at fault, once there is a fault: the healthy iterations pay nothing for it."""
-        described: list[str] = []
-        first = 0
-        for group in groups:
-            support = self._over_tasks(lambda meta, task: self._support_loss(meta.model, task.support))
-            support_losses = support(self.meta, group)
-            gradients, query_losses = self._over_tasks(self._task_gradient)(self.meta, group)
-            for i, query_loss in enumerate(query_losses):
-                if not math.isfinite(support_losses[i]):
-                    described.append(f"task {first + i} (support loss {support_losses[i].item()})")
-                elif not math.isfinite(query_loss):
-                    described.append(f"task {first + i} (query loss {query_loss.item()})")
-                elif not all(bool(leaf[i].isfinite().all()) for leaf in leaves(gradients)):
-                    described.append(f"task {first + i} (meta-gradient)")
-            first += len(query_losses)
-        what = ", ".join(described[:5]) or "the mean over the meta-batch"
-        more = f" and {len(described) - 5} more tasks" if len(described) > 5 else ""
-        raise NonFiniteError(
-            f"Losses and meta-gradients must be finite: iteration {self.iteration + 1} gave infinity or nan in "
-            f"{what}{more}. If it is the support loss, look for bad values in the data; else the inner loop "
-            "diverges: lower the inner learning rate, take fewer steps, or clip the inner gradient "
-            "(algorithm.clip) or the meta-gradient (meta.clip_norm)."
-        )
-
-
-def policy_followed(asked: Normalization | None, own: Normalization) -> Normalization:
-    """The policy to evaluate with: transductive and support may stand in for each other, running is built in.
-
-    Raises:
-        ValueError: A model built with `own` cannot follow what is asked.
-    """
-    policy = asked or own
-    if policy != own and (policy not in ("transductive", "support") or own == "running"):
-        raise ValueError(
-            f"A learner built with normalization={own!r} cannot be evaluated with {policy!r}. "
-            "Between 'transductive' and 'support' it can choose; build it with 'running' for that."
-        )
-    return policy
+        """Once, on the first support set: in training mode, in which layers track state."""
+        if not self._checked:
+            self.module.train()
+            check_model(self.module, self._metrics, support, self.device)
+            self._checked = True

@@ -1,0 +1,113 @@
+"""What can be wrong with what a learner is given: looked for once, or when a number that is none shows it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from fewstep.core.expect import expect_function, expect_number
+from fewstep.core.trees import leaves, tree_map
+from fewstep.errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from fewstep.core.functional import FunctionalModule
+    from fewstep.core.types import Batch, LossFn, MetaParams, OverTasks, Task, TaskGradient
+
+_EXAMPLES = {
+    "loss": "torch.nn.functional.mse_loss",
+    "optimizer": "torch.optim.Adam",
+    "schedule": "lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999)",
+    "over_tasks": "fewstep.sequential()",
+    "run": "fewstep.core.running.compiled()",
+}
+
+
+def check_functions(**given: Any) -> None:
+    """See that arguments of a learner, by name, can be called; None stands for a default.
+
+    Raises:
+        ValueError: One cannot.
+    """
+    for name, function in given.items():
+        if function is not None:
+            expect_function(name, function, _EXAMPLES[name])
+
+
+def check_numbers(**given: float | None) -> None:
+    """See that arguments of a learner, by name, are numbers of at least 0; None stands for none.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, number in given.items():
+        if number is not None:
+            expect_number(name, number)
+
+
+def check_model(
+    module: FunctionalModule, metrics: Mapping[str, Callable[[Any, Any], Any]], support: Batch, device: torch.device
+) -> None:
+    """Try a module, its loss and its metrics on one support set, without touching the random stream.
+
+    Raises:
+        ValueError: The examples are no tensors, the module changes its own state, or a metric is no single number.
+    """
+    strangers = set[str]()
+
+    def note(leaf: Any) -> None:
+        if not isinstance(leaf, Tensor):
+            strangers.add(type(leaf).__name__)
+
+    tree_map(note, support)
+    if "ndarray" in strangers or not leaves(support):
+        raise ValueError(
+            f"Examples are tensors: got {', '.join(sorted(strangers))}. Make them of arrays with torch.as_tensor."
+        )
+    with cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
+        outputs = module.check_pure(support.inputs)
+        for name, metric in metrics.items():
+            value = metric(outputs, support.targets)
+            if not isinstance(value, Tensor) or value.dim() != 0:
+                came = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                what = "A loss" if name == "loss" else f"The metric {name!r}"
+                raise ValueError(
+                    f"{what} returns one number as a tensor without axes: got {came}. Take the mean over the "
+                    "examples, and compute it with PyTorch alone."
+                )
+
+
+def non_finite(
+    support_loss: LossFn,
+    task_gradient: TaskGradient,
+    meta: MetaParams,
+    groups: Iterable[Task],
+    over_tasks: OverTasks,
+    iteration: int,
+) -> NonFiniteError:
+    """Find the tasks at fault, once there is a fault: the healthy iterations pay nothing for it."""
+    described: list[str] = []
+    first = 0
+    for group in groups:
+        support_losses = over_tasks(lambda meta, task: support_loss(meta.model, task.support))(meta, group)
+        gradients, query_losses = over_tasks(task_gradient)(meta, group)
+        for i, query_loss in enumerate(query_losses):
+            if not math.isfinite(support_losses[i]):
+                described.append(f"task {first + i} (support loss {support_losses[i].item()})")
+            elif not math.isfinite(query_loss):
+                described.append(f"task {first + i} (query loss {query_loss.item()})")
+            elif not all(bool(leaf[i].isfinite().all()) for leaf in leaves(gradients)):
+                described.append(f"task {first + i} (meta-gradient)")
+        first += len(query_losses)
+    what = ", ".join(described[:5]) or "the mean over the meta-batch"
+    more = f" and {len(described) - 5} more tasks" if len(described) > 5 else ""
+    return NonFiniteError(
+        f"Losses and meta-gradients must be finite: iteration {iteration} gave infinity or nan in "
+        f"{what}{more}. If it is the support loss, look for bad values in the data; else the inner loop "
+        "diverges: lower the inner learning rate, take fewer steps, or clip the inner gradient "
+        "(algorithm.clip) or the meta-gradient (meta.clip_norm)."
+    )
