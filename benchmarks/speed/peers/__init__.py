@@ -23,12 +23,11 @@ VARIANTS = (
     "fewstep-reverse",
     "fewstep-captured",
     "fewstep-grouped",
-    "fewstep-patches",
     *ROUNDED,
 )
 """fewstep with one choice made differently: steps computed again for their derivatives, uncompiled and compiled, and
 derivatives in reverse mode; captured as a CUDA graph without being compiled; on a GPU, grouped convolutions for
-products of patches, or one product for each image whatever its size; rounded products. Measured where asked for."""
+products of patches; rounded products. Measured where asked for."""
 
 
 class Peer(Protocol):

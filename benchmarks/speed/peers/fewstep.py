@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from benchmarks.speed.problem import adam, plain_loss
-from torch.nn import functional
 
 import fewstep
 from fewstep.core import convolution
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.speed.problem import Problem
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 def _fast(problem: Problem, precision: str = "float32") -> dict[str, Any]:
@@ -47,31 +46,6 @@ def _grouped(problem: Problem) -> dict[str, Any]:
     return _fast(problem)
 
 
-def _patches(problem: Problem) -> dict[str, Any]:
-    convolution.pays = lambda _: True  # for the rest of this process
-    convolution._Convolution._of_patches = _of_each_image
-    return _fast(problem)
-
-
-def _of_each_image(layer: nn.Conv2d, images: Tensor) -> Tensor:
-    """A product for each image: the filters' gradient is then a sum over images, and not one product of 4 tasks'
-    millions of positions, for which a GPU uses 4 of its many processors."""
-    (down, right), (top, left) = layer.stride, layer.padding
-    high, wide = layer.kernel_size
-    padded = functional.pad(images, (left, left, top, top))
-    examples, _, height, width = padded.shape
-    rows, columns = (height - high) // down + 1, (width - wide) // right + 1
-    shifted = [
-        padded[:, :, y : y + down * (rows - 1) + 1 : down, x : x + right * (columns - 1) + 1 : right]
-        for y in range(high)
-        for x in range(wide)
-    ]
-    patches = torch.stack(shifted, 2).flatten(3).flatten(1, 2)
-    outputs = layer.weight.flatten(1).expand(examples, -1, -1) @ patches
-    outputs = outputs.unflatten(2, (rows, columns))
-    return outputs if layer.bias is None else outputs + layer.bias.view(-1, 1, 1)
-
-
 def _stepwise(problem: Problem, **how: Any) -> dict[str, Any]:
     one_by_one = problem.workload.name.startswith("miniimagenet") and not problem.on_gpu
     chosen = {"vectorize": not one_by_one, "forward_mode": problem.workload.classifies} | how
@@ -85,7 +59,6 @@ EXECUTIONS: dict[str, Callable[[Problem], dict[str, Any]]] = {
     "fewstep-recomputing": lambda problem: _stepwise(problem, run=compiled()),
     "fewstep-reverse": lambda problem: _stepwise(problem, run=compiled(), keep=True, forward_mode=False),
     "fewstep-grouped": _grouped,
-    "fewstep-patches": _patches,
     "fewstep-bf16": lambda problem: _fast(problem, "bf16"),
     "fewstep-tf32": _tensor_float,
     "fewstep-captured": lambda _: {"over_tasks": fewstep.auto(), "run": captured()},

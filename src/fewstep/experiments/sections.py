@@ -467,7 +467,8 @@ class Execution(Section):
     compile: bool = False
     """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
     and loss are fewstep's own and the run is long enough to pay for it. Those of your own must depend on nothing but
-    their arguments: no counters, schedules or branches on Python state."""
+    their arguments: no counters, schedules or branches on Python state. On a GPU not for images from 64 pixels, for
+    which it takes too long."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Of products and convolutions: "tf32" rounds their factors on GPUs that have it, in evaluation too. "bf16"
     computes those of the meta-gradient in bfloat16 (`core.products`); evaluation and all else stay in float32."""

@@ -18,7 +18,7 @@ from fewstep.errors import RunError
 from fewstep.experiments.build import build_learner, metric_of
 from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import find_data
-from fewstep.experiments.execution import checked_device, keep_compiled
+from fewstep.experiments.execution import checked_device, compiles, keep_compiled
 from fewstep.experiments.recipe_files import differing_keys, load_recipe, recipe_values
 from fewstep.experiments.runs import (
     as_many_as_there_are,
@@ -95,7 +95,7 @@ def train(
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
     loaded_data = find_data(loaded, stored, data, tasks, device)
-    if loaded.execution.compile:
+    if compiles(loaded, device):
         keep_compiled()
         log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
