@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from fewstep.core import algorithms
 from fewstep.core.context import is_vmapped
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import meta_gradient
-from fewstep.core.over_tasks import auto, sequential, vectorized
+from fewstep.core.over_tasks import auto, sequential, sharded, vectorized
 from fewstep.core.rules import Adam, Clipped, LearnedSgd, Momentum, Sgd
 from fewstep.core.running import traced
 from fewstep.core.stepwise import stepwise
@@ -299,3 +303,47 @@ def test_modules_that_work_in_place_are_mapped_alike(mapping: str) -> None:
         tasks = regression_tasks(seed=seed)
         expected = meta_gradient(task_gradient, meta, tasks, sequential())
         assert_same(meta_gradient(task_gradient, meta, tasks, over_tasks), expected)
+
+
+class Processes:
+    """A process group, one process after the other: what all of them would add up is added up here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+        self.rank = 0
+        monkeypatch.setattr(distributed, "get_world_size", lambda: count)
+        monkeypatch.setattr(distributed, "get_rank", lambda: self.rank)
+        monkeypatch.setattr(distributed, "all_reduce", lambda leaf: None)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_shares_of_all_processes_make_the_whole(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Processes(monkeypatch, count)
+
+    def function(shared: Tensor, task: Batch) -> dict[str, Tensor]:
+        return {"sum": shared + task.inputs.sum(), "targets": task.targets}
+
+    shared, tasks = draw(), TASKS.support
+    parts = []
+    for group.rank in range(count):
+        parts.append(sharded(vectorized())(function)(shared, tasks))
+    whole = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+    assert_same(whole, vectorized()(function)(shared, tasks))
+
+
+def test_fewer_tasks_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    Processes(monkeypatch, 6)
+    with pytest.raises(ValueError, match="Each process needs a task: got 5 for 6 processes"):
+        outer(ALGORITHMS["maml"], sharded(auto()))
+
+
+def test_two_processes_train_as_one() -> None:
+    """In earnest, with the example of the documents; how a process ends is gloo's own affair."""
+    program = Path(__file__).parents[2] / "examples" / "several_processes.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    running = [
+        subprocess.Popen([*launcher, f"--nproc-per-node={count}", program], stdout=PIPE, stderr=PIPE, text=True)
+        for count in (1, 2)
+    ]
+    told = [process.communicate(timeout=120) for process in running]
+    one, two = (float(output.removeprefix("query loss ")) for output, _ in told)
+    assert one == pytest.approx(two, rel=1e-5)

@@ -7,18 +7,21 @@ compute the same numbers to rounding; they differ in speed and memory, and in th
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import distributed
 
 from fewstep.core.context import vmapped
 from fewstep.core.expect import expect_number
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import chunks, concatenate, index, leaves, length, stack
+from fewstep.core.trees import chunks, concatenate, index, leaves, length, part, stack, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch import Tensor
 
     from fewstep.core.types import OverTasks
 
@@ -66,6 +69,48 @@ def sequential(run: Run = plain) -> OverTasks:
         return mapped
 
     return over
+
+
+def sharded(over_tasks: OverTasks) -> OverTasks:
+    """Each process its share of the tasks, and all of them the results of all (`torch.distributed`).
+
+    Processes that begin at the same meta-parameters and draw the same meta-batches, from one seed, make the same
+    meta-updates: nothing but these results is exchanged, and no learner need know of it.
+
+    Args:
+        over_tasks: How a process maps over its share.
+
+    Returns:
+        A map over tasks for the default process group. Mapped over fewer tasks than processes it raises ValueError.
+    """
+
+    @cache  # what was recorded or compiled for a function serves each time that it is mapped
+    def over(function: Mappable) -> Mappable:
+        of_share = over_tasks(function)
+
+        def mapped(shared: Any, tasks: Any) -> Any:
+            rank, processes, count = distributed.get_rank(), distributed.get_world_size(), length(tasks)
+            if count < processes:
+                raise ValueError(
+                    f"Each process needs a task: got {count} for {processes} processes. Draw more, or start fewer."
+                )
+            first, end = (count * i // processes for i in (rank, rank + 1))
+            share = of_share(shared, part(tasks, first, end))
+            whole = tree_map(partial(_placed, first=first, count=count), share)
+            for leaf in leaves(whole):
+                distributed.all_reduce(leaf)
+            return whole
+
+        return mapped
+
+    return over
+
+
+def _placed(share: Tensor, *, first: int, count: int) -> Tensor:
+    """The results of all tasks, with zeros for those of other processes."""
+    whole = share.new_zeros(count, *share.shape[1:])
+    whole[first : first + len(share)] = share
+    return whole
 
 
 LARGE_IMAGE = 64

@@ -96,18 +96,20 @@ def index(tree: Any, i: int) -> Any:
     return tree_map(entry, tree)
 
 
+def part(tree: Any, first: int, end: int) -> Any:
+    """Entries `first` to `end`, without it, of the leading axis of every leaf: some tasks of a meta-batch."""
+
+    def entries(leaf: Any) -> Any:
+        return leaf[first:end] if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(entries, tree)
+
+
 def chunks(tree: Any, size: int | None) -> list[Any]:
     """The tree in pieces of at most `size` along the leading axis that every leaf has; None: in one piece."""
     if size is None or size >= length(tree):
         return [tree]
-
-    def piece(start: int) -> Any:
-        def part(leaf: Any) -> Any:
-            return leaf[start : start + size] if isinstance(leaf, Tensor) else leaf
-
-        return tree_map(part, tree)
-
-    return [piece(start) for start in range(0, length(tree), size)]
+    return [part(tree, start, start + size) for start in range(0, length(tree), size)]
 
 
 def stack(trees: list[Any]) -> Any:
