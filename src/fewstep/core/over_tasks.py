@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import distributed
@@ -98,7 +98,7 @@ def sharded(over_tasks: OverTasks) -> OverTasks:
             share = of_share(shared, part(tasks, first, end))
             whole = tree_map(partial(_placed, first=first, count=count), share)
             for leaf in leaves(whole):
-                distributed.all_reduce(leaf)
+                cast("Any", distributed).all_reduce(leaf)
             return whole
 
         return mapped
