@@ -87,7 +87,8 @@ def test_networks_to_average_are_no_initialisation_to_inspect(tmp_path):
 
 def test_a_ready_initialisation_is_inspected_and_left_as_it_came():
     before = sorted((READY / "sinusoid-10shot").rglob("*"))
-    result = inspect("sinusoid-10shot", tasks=50, steps=1)
+    result = inspect("sinusoid-10shot", steps=1)
+    assert result["tasks"] == 200  # of the recipe's 600
     first = result["layers"][0]
     assert first["gain"][1]["mean"] > 10 * first["untrained_gain"][1]["mean"]
     assert sorted((READY / "sinusoid-10shot").rglob("*")) == before
