@@ -140,7 +140,9 @@ def test_impossible_recipes_are_refused(setting: str, words: str) -> None:
         load_recipe("navigation", [setting])
 
 
-@pytest.mark.parametrize("setting", ["meta.max_kl=0.1", "evaluate.trajectories=3", "evaluate.later_steps=0.5"])
+@pytest.mark.parametrize(
+    "setting", ["meta.max_kl=0.1", "meta.cg_iterations=20", "evaluate.trajectories=3", "evaluate.later_steps=0.5"]
+)
 def test_what_belongs_to_reinforcement_is_refused_elsewhere(setting: str) -> None:
     with pytest.raises(RecipeError, match=r"goes with loss\.kind = 'reinforce'"):
         load_recipe("sinusoid-10shot", [setting])

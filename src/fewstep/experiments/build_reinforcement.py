@@ -104,7 +104,12 @@ def build_reinforcement_learner(
         trajectories=recipe.tasks.trajectories,
         discount=recipe.loss.discount,
         gae_lambda=recipe.loss.gae_lambda,
-        trust_region=TrustRegion(recipe.meta.max_kl, recipe.meta.curvature, recipe.meta.curvature_tasks),
+        trust_region=TrustRegion(
+            recipe.meta.max_kl,
+            recipe.meta.curvature,
+            recipe.meta.curvature_tasks,
+            iterations=recipe.meta.cg_iterations,
+        ),
         later_steps=recipe.evaluate.later_steps,
         over_tasks=over_tasks,
         run=run,

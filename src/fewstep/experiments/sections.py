@@ -382,6 +382,8 @@ class Meta(Section):
     """Of the optimizer trpo."""
     curvature_tasks: PositiveInt | None = None
     """Of the optimizer trpo: tasks that the curvature is measured on, by default all; fewer are faster."""
+    cg_iterations: PositiveInt = 10
+    """Of the optimizer trpo: iterations of the conjugate gradient, each a product with the curvature."""
     clip_value: PositiveFloat | None = None
     """Bound on every element of the meta-gradient."""
     clip_norm: PositiveFloat | None = None
