@@ -20,8 +20,12 @@ from fewstep.tasks.sinusoid import Sinusoid
 
 def main() -> None:
     """Every process does the same with the same numbers, but for what `sharded` shares out."""
-    on_gpus = torch.cuda.is_available()
-    distributed.init_process_group("nccl" if on_gpus else "gloo")
+    local = int(os.environ["LOCAL_RANK"])  # torchrun's: which of this machine's processes it is
+    on_gpus = torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"])
+    device = torch.device("cuda", local) if on_gpus else torch.device("cpu")
+    if on_gpus:
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if on_gpus else "gloo", device_id=device if on_gpus else None)
     torch.manual_seed(0)  # the same initialisation everywhere
     network = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
     learner = fewstep.SupervisedLearner(
@@ -29,7 +33,7 @@ def main() -> None:
         nn.functional.mse_loss,
         fewstep.maml(fewstep.Sgd(0.01), steps=1),
         over_tasks=sharded(fewstep.auto()),
-        device=f"cuda:{os.environ['LOCAL_RANK']}" if on_gpus else "cpu",
+        device=device,
     )
     tasks = Sinusoid(shots=10, queries=10)
     for iteration in range(100):

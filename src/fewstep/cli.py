@@ -292,7 +292,9 @@ def evaluate(
 def inspect(
     run: RunArgument,
     steps: Annotated[int | None, typer.Option(min=1, help="Inner steps; any number.")] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks; else at most 200.")] = None,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, help="How many tasks; by default the recipe's, at most 200.")
+    ] = None,
     split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
     head: Annotated[
         str | None,

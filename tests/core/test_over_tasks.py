@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
 from subprocess import PIPE
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from fewstep.core import algorithms
 from fewstep.core.context import is_vmapped
@@ -25,8 +26,6 @@ from fewstep.core.types import Batch, MetaParams, Task
 from .problems import DTYPE, SmallNet, assert_same, draw, meta_params, regression_tasks, seeded, supervised
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fewstep.core.algorithms import Algorithm
     from fewstep.core.types import OverTasks, Params
 
@@ -306,33 +305,67 @@ def test_modules_that_work_in_place_are_mapped_alike(mapping: str) -> None:
 
 
 class Processes:
-    """A process group, one process after the other: what all of them would add up is added up here."""
+    """A process group whose processes come one after the other; `exchanged` is what each gave to be added up."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-        self.rank = 0
+        self.rank, self.exchanged = 0, list[Tensor]()
         monkeypatch.setattr(distributed, "get_world_size", lambda: count)
         monkeypatch.setattr(distributed, "get_rank", lambda: self.rank)
-        monkeypatch.setattr(distributed, "all_reduce", lambda leaf: None)
+        monkeypatch.setattr(distributed, "all_reduce", self.all_reduce)
+
+    def all_reduce(self, leaf: Tensor, op: Any = distributed.ReduceOp.SUM) -> None:
+        if op == distributed.ReduceOp.SUM:
+            self.exchanged.append(leaf)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7])
 def test_the_shares_of_all_processes_make_the_whole(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     group = Processes(monkeypatch, count)
 
-    def function(shared: Tensor, task: Batch) -> dict[str, Tensor]:
-        return {"sum": shared + task.inputs.sum(), "targets": task.targets}
+    def function(shared: Tensor, task: Batch) -> dict[str, Any]:
+        return {"sum": shared + task.inputs.sum(), "targets": task.targets, "name": "of all"}
 
-    shared, tasks = draw(), TASKS.support
-    parts = []
+    sums, targets = [], []
     for group.rank in range(count):
-        parts.append(sharded(vectorized())(function)(shared, tasks))
-    whole = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
-    assert_same(whole, vectorized()(function)(shared, tasks))
+        result = sharded(sequential())(function)(draw(), TASKS.support)
+        assert result["name"] == "of all"
+        assert group.exchanged[-2] is result["sum"]
+        sums.append(result["sum"])
+        targets.append(result["targets"])
+    expected = sequential()(function)(draw(), TASKS.support)
+    assert_same(torch.stack(sums).sum(0), expected["sum"])
+    assert_same(torch.stack(targets).sum(0), expected["targets"])
 
 
-def test_fewer_tasks_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    Processes(monkeypatch, 6)
-    with pytest.raises(ValueError, match="Each process needs a task: got 5 for 6 processes"):
+def test_a_process_computes_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, shares = Processes(monkeypatch, 2), list[int]()
+
+    def noting(function: Any) -> Any:
+        return lambda shared, tasks: (shares.append(len(tasks.inputs)), vectorized()(function)(shared, tasks))[1]
+
+    for group.rank in (0, 1):
+        sharded(noting)(lambda shared, task: shared + task.inputs.sum())(draw(), TASKS.support)
+    assert shares == [2, 3]
+
+
+def test_an_exchange_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    Processes(monkeypatch, 2)
+    mapped = sharded(vectorized())(lambda shared, task: shared + task.inputs.sum())
+    with pytest.raises(RuntimeError, match=r"give the run to the map of a share, as in sharded\(vectorized"):
+        traced(lambda shared, tasks: mapped(shared, tasks))(draw(), TASKS.support)
+
+
+@pytest.mark.parametrize("what", ["meta-parameters", "tasks"])
+def test_processes_that_differ_are_told(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Processes(monkeypatch, 2)
+    other = torch.tensor([1.0, 0.0] if what == "meta-parameters" else [0.0, 1.0])
+
+    def highest(leaf: Tensor, op: Any = None) -> None:
+        if op == distributed.ReduceOp.MAX:
+            leaf += other
+
+    monkeypatch.setattr(distributed, "all_reduce", highest)
+    with pytest.raises(ValueError, match=f"All processes must begin with the same {what}"):
         outer(ALGORITHMS["maml"], sharded(auto()))
 
 
@@ -341,9 +374,21 @@ def test_two_processes_train_as_one() -> None:
     program = Path(__file__).parents[2] / "examples" / "several_processes.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     running = [
-        subprocess.Popen([*launcher, f"--nproc-per-node={count}", program], stdout=PIPE, stderr=PIPE, text=True)
+        subprocess.Popen(
+            [*launcher, f"--nproc-per-node={count}", program],
+            stdout=PIPE,
+            stderr=PIPE,
+            text=True,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        )
         for count in (1, 2)
     ]
-    told = [process.communicate(timeout=120) for process in running]
+    try:
+        told = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for output, errors in told:
+        assert output.startswith("query loss "), errors
     one, two = (float(output.removeprefix("query loss ")) for output, _ in told)
     assert one == pytest.approx(two, rel=1e-5)

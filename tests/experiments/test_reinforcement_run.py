@@ -148,6 +148,14 @@ def test_what_belongs_to_reinforcement_is_refused_elsewhere(setting: str) -> Non
         load_recipe("sinusoid-10shot", [setting])
 
 
+def test_more_products_with_the_curvature_find_another_step(tmp_path: Path) -> None:
+    def step(iterations: int) -> float:
+        settings = [*SMALL, "meta.iterations=2", f"meta.cg_iterations={iterations}"]
+        return metrics(library.train("navigation", out=tmp_path / str(iterations), settings=settings))[0]["objective"]
+
+    assert step(10) < step(1)  # the surrogate loss falls further
+
+
 @dataclass(frozen=True)
 class Push:
     """A number to be held near the task's; optionally something goes wrong."""

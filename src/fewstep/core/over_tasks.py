@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import distributed
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fewstep.core.context import vmapped
 from fewstep.core.expect import expect_number
@@ -20,8 +21,6 @@ from fewstep.core.trees import chunks, concatenate, index, leaves, length, part,
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
     from fewstep.core.types import OverTasks
 
@@ -75,42 +74,65 @@ def sharded(over_tasks: OverTasks) -> OverTasks:
     """Each process its share of the tasks, and all of them the results of all (`torch.distributed`).
 
     Processes that begin at the same meta-parameters and draw the same meta-batches, from one seed, make the same
-    meta-updates: nothing but these results is exchanged, and no learner need know of it.
+    meta-updates: nothing but these results is exchanged, and no learner need know of it. Modules that draw random
+    numbers, for dropout say, draw them in each process for its own share.
 
     Args:
-        over_tasks: How a process maps over its share.
+        over_tasks: How a process maps over its share. A `run` that records or compiles belongs here, not to the
+            learner: `sharded(vectorized(run=compiled()))`.
 
     Returns:
-        A map over tasks for the default process group. Mapped over fewer tasks than processes it raises ValueError.
+        A map over tasks for the default process group, through which no derivative goes. It raises ValueError where
+        processes differ in what they share or in their tasks, looked for once, and RuntimeError where it is recorded.
     """
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Mappable) -> Mappable:
         of_share = over_tasks(function)
+        compared = False
 
+        @torch.no_grad()
         def mapped(shared: Any, tasks: Any) -> Any:
-            rank, processes, count = distributed.get_rank(), distributed.get_world_size(), length(tasks)
-            if count < processes:
-                raise ValueError(
-                    f"Each process needs a task: got {count} for {processes} processes. Draw more, or start fewer."
+            nonlocal compared
+            if get_proxy_mode() is not None:
+                raise RuntimeError(
+                    "What processes exchange cannot be recorded: give the run to the map of a share, as in "
+                    "sharded(vectorized(run=compiled()))."
                 )
+            if not compared:
+                _compare(shared, tasks)
+                compared = True
+            rank, processes, count = distributed.get_rank(), distributed.get_world_size(), length(tasks)
             first, end = (count * i // processes for i in (rank, rank + 1))
-            share = of_share(shared, part(tasks, first, end))
-            whole = tree_map(partial(_placed, first=first, count=count), share)
-            for leaf in leaves(whole):
-                cast("Any", distributed).all_reduce(leaf)
-            return whole
+            share = of_share(shared, part(tasks, first, max(end, first + 1)))  # one for nothing where there are few
+            return tree_map(partial(_of_all, first=first, end=end, count=count), share)
 
         return mapped
 
     return over
 
 
-def _placed(share: Tensor, *, first: int, count: int) -> Tensor:
-    """The results of all tasks, with zeros for those of other processes."""
+def _of_all(share: Any, *, first: int, end: int, count: int) -> Any:
+    """The results of all tasks, from every process its own."""
+    if not isinstance(share, torch.Tensor):
+        return share
     whole = share.new_zeros(count, *share.shape[1:])
-    whole[first : first + len(share)] = share
+    whole[first:end] = share[: end - first]
+    cast("Any", distributed).all_reduce(whole)
     return whole
+
+
+def _compare(shared: Any, tasks: Any) -> None:
+    lowest = torch.stack(
+        [torch.stack([leaf.double().abs().sum() for leaf in leaves(tree)]).sum() for tree in (shared, tasks)]
+    )
+    highest = lowest.clone()
+    cast("Any", distributed).all_reduce(lowest, op=distributed.ReduceOp.MIN)
+    cast("Any", distributed).all_reduce(highest, op=distributed.ReduceOp.MAX)
+    same = torch.isclose(lowest, highest, rtol=1e-6, equal_nan=True).tolist()
+    for what, agrees in zip(("meta-parameters", "tasks"), same, strict=True):
+        if not agrees:
+            raise ValueError(f"All processes must begin with the same {what}: they differ. Set the same seed in each.")
 
 
 LARGE_IMAGE = 64

@@ -97,7 +97,7 @@ def index(tree: Any, i: int) -> Any:
 
 
 def part(tree: Any, first: int, end: int) -> Any:
-    """Entries `first` to `end`, without it, of the leading axis of every leaf: some tasks of a meta-batch."""
+    """Entries `first` up to, not including, `end` of the leading axis of every leaf: some tasks of a meta-batch."""
 
     def entries(leaf: Any) -> Any:
         return leaf[first:end] if isinstance(leaf, Tensor) else leaf
@@ -149,7 +149,7 @@ def unflatten(vector: Tensor, like: Any) -> Any:
     """The tree whose `flatten` is `vector`, shaped like another."""
     parts = iter(torch.split(vector, [leaf.numel() for leaf in leaves(like)]))
 
-    def part(leaf: Tensor) -> Tensor:
+    def shaped(leaf: Tensor) -> Tensor:
         return next(parts).view(leaf.shape)
 
-    return tree_map(part, like)
+    return tree_map(shaped, like)

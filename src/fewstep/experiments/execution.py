@@ -54,13 +54,17 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
 
 
 def compiles(recipe: Recipe, device: str) -> bool:
-    """Whether the meta-gradient is compiled on this device.
+    """Whether the meta-gradient is compiled on this device."""
+    return recipe.execution.compile and may_compile(recipe, device)
+
+
+def may_compile(recipe: Recipe, device: str) -> bool:
+    """Whether compiling can pay on this device.
 
     For large images a GPU's compiler takes longer than it saves: with MiniImagenet it had not ended after four minutes
     (torch 2.11), in which the CUDA graph alone has done 5,000 iterations.
     """
-    too_large = device.startswith("cuda") and image_size(recipe) >= LARGE_IMAGE
-    return recipe.execution.compile and not too_large
+    return not device.startswith("cuda") or image_size(recipe) < LARGE_IMAGE
 
 
 def _as_it_is(run: Run) -> Run:

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from fewstep.training.records import RunFolder
 
 
-_BY_DEFAULT = 200
+_MOST_TASKS = 200
+"""By default: each is adapted to once for every layer, and more."""
 
 
 def inspect(
@@ -73,7 +74,7 @@ def inspect(
     Args:
         run: A run folder, or the name of a ready initialisation, where nothing is stored.
         steps: S, inner steps, at least 1; by default the recipe's for evaluation.
-        tasks: How many tasks; by default as many, up to 200, for each adapts once for every layer and more.
+        tasks: How many tasks; by default the recipe's number for evaluation, at most 200.
         split: "test", or "val" while you are still choosing.
         head: Shell pattern of the head's parameters; by default those of the model's last linear layer.
         checkpoint: "best" by validation, or "final".
@@ -97,7 +98,7 @@ def inspect(
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
     _check_learns_one_initialisation(folder, recipe)
-    count = min(recipe.evaluate.tasks, _BY_DEFAULT) if tasks is None else tasks
+    count = min(recipe.evaluate.tasks, _MOST_TASKS) if tasks is None else tasks
     plan = evaluation_plan(recipe, {"steps": steps, "tasks": count})
     if plan.steps < 1:
         raise RecipeError(f"An inspection needs at least 1 inner step: got steps = {plan.steps}. Raise --steps.")

@@ -98,6 +98,8 @@ def train(
     if compiles(loaded, device):
         keep_compiled()
         log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
+    elif loaded.execution.compile:
+        log.info("The meta-gradient is not compiled: for images of this size that takes too long on a GPU")
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
     if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
         _begin_at(learner, open_run(loaded.meta.start))
