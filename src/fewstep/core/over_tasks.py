@@ -129,9 +129,8 @@ def _compare(shared: Any, tasks: Any) -> None:
     highest = lowest.clone()
     cast("Any", distributed).all_reduce(lowest, op=distributed.ReduceOp.MIN)
     cast("Any", distributed).all_reduce(highest, op=distributed.ReduceOp.MAX)
-    same = torch.isclose(lowest, highest, rtol=1e-6, equal_nan=True).tolist()
-    for what, agrees in zip(("meta-parameters", "tasks"), same, strict=True):
-        if not agrees:
+    for what, low, high in zip(("meta-parameters", "tasks"), lowest, highest, strict=True):
+        if not torch.isclose(low, high, rtol=1e-6, equal_nan=True):
             raise ValueError(f"All processes must begin with the same {what}: they differ. Set the same seed in each.")
 
 
