@@ -123,6 +123,7 @@ def _of_all(share: Any, *, first: int, end: int, count: int) -> Any:
 
 
 def _compare(shared: Any, tasks: Any) -> None:
+    """See that all processes were given the same, by a sum that rounding on other hardware changes little."""
     lowest = torch.stack(
         [torch.stack([leaf.double().abs().sum() for leaf in leaves(tree)]).sum() for tree in (shared, tasks)]
     )
