@@ -96,12 +96,28 @@ def test_curvature_products_are_exact() -> None:
     torch.testing.assert_close(product(vector), numeric(vector), rtol=1e-5, atol=1e-7)
 
 
-def test_the_divergence_is_least_where_it_was_sampled() -> None:
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_divergence_is_least_where_it_was_sampled(every: int) -> None:
     agent = learner(algorithms.maml(Sgd(0.3), steps=2))
     recording, _ = agent._collect(tasks(1), Stopwatch())
+    recording = agent._thinned(recording, every)
     gradient, value = torch.func.grad_and_value(agent._kl)(agent.meta, index(recording, 0))
     assert_same(value, torch.zeros((), dtype=DTYPE), atol=1e-12)
     assert_same(flatten(gradient), torch.zeros_like(flatten(gradient)), atol=1e-12)
+
+
+def test_the_curvature_sees_some_time_steps_and_the_line_search_all() -> None:
+    agent = learner(algorithms.maml(Sgd(0.3)), curvature_every=3)
+    recording, _ = agent._collect(tasks(), Stopwatch())
+    thinned = agent._thinned(recording, 3)
+    for sampled, seen in zip((*recording.support, recording.query), (*thinned.support, thinned.query), strict=True):
+        assert_same(seen.observations, sampled.observations[:, :, ::3])
+        assert_same(seen.advantages, sampled.advantages[:, :, ::3])
+    everything = learner(algorithms.maml(Sgd(0.3)))
+    both = [each.step(tasks()) for each in (agent, everything)]
+    assert both[0]["return_after"] == both[1]["return_after"]  # the same trajectories
+    assert both[0]["objective"] != both[1]["objective"]  # another direction
+    assert all(record["accepted"] for record in both)
 
 
 def test_first_order_differs_from_second_order_and_adapts_alike() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 import torch
 
 from fewstep.core.expect import expect_number
-from fewstep.core.trees import chunks, detach, flatten, mean, unflatten
+from fewstep.core.trees import detach, flatten, mean, unflatten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,8 +61,6 @@ class TrustRegion:
         max_divergence: delta, the radius.
         curvature: Products with the Hessian "exact"; or by "finite_differences" of gradients, as in the paper
             (section 5.3).
-        curvature_tasks: How many of the tasks, the first ones, products with the Hessian are averaged over; None: all.
-            They are most of the cost, and the line search checks on all tasks what comes of them.
         damping: Added to the Hessian's diagonal.
         iterations: Of the conjugate gradient.
         tolerance: Squared norm of the residual at which it stops.
@@ -73,7 +71,6 @@ class TrustRegion:
 
     max_divergence: float = 0.01
     curvature: Literal["exact", "finite_differences"] = "exact"
-    curvature_tasks: int | None = None
     damping: float = 1e-5
     iterations: int = 10
     tolerance: float = 1e-10
@@ -110,7 +107,13 @@ class TrustRegionReport(NamedTuple):
 
 
 def trust_region_step(
-    objective: Objective, divergence: Divergence, params: Any, tasks: Any, config: TrustRegion, over_tasks: OverTasks
+    objective: Objective,
+    divergence: Divergence,
+    params: Any,
+    tasks: Any,
+    config: TrustRegion,
+    over_tasks: OverTasks,
+    curvature_tasks: Any = None,
 ) -> tuple[Any, TrustRegionReport]:
     """Lower the objective as far as the divergence allows.
 
@@ -121,6 +124,8 @@ def trust_region_step(
         tasks: What both see of each task, with a leading `tasks` axis; both are averaged over it.
         config: How the step is found.
         over_tasks: How the map over tasks is executed, for every value, gradient and product.
+        curvature_tasks: What the divergence sees in products with the Hessian, by default `tasks`; less of each task,
+            say. Products are most of the cost, and the line search checks on `tasks` what comes of them.
 
     Returns:
         The new tree, or `params` itself where the line search accepts nothing, and what came of it.
@@ -134,7 +139,8 @@ def trust_region_step(
         return f.item(), d.item()
 
     slope = flatten(gradient)
-    product = curvature_product(divergence, params, tasks, config, over_tasks)
+    curved_on = tasks if curvature_tasks is None else curvature_tasks
+    product = curvature_product(divergence, params, curved_on, config, over_tasks)
     direction, residual = conjugate_gradient(product, slope, config.iterations, config.tolerance)
     bend = direction.dot(slope - residual)  # H times the direction is slope - residual
     steepness = slope.dot(slope).sqrt().item()
@@ -152,7 +158,6 @@ def curvature_product(
     Takes the arguments of `trust_region_step`. Vectors are `flatten`ed trees.
     """
     start = flatten(params)
-    tasks = chunks(tasks, config.curvature_tasks)[0]
 
     if config.curvature == "exact":
         products = over_tasks(_CurvatureProduct(divergence))

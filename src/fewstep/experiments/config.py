@@ -166,7 +166,7 @@ def _given_for_reinforcement(recipe: Recipe) -> dict[str, bool]:
     return {
         "meta.max_kl": _changed(recipe.meta, "max_kl"),
         "meta.curvature": _changed(recipe.meta, "curvature"),
-        "meta.curvature_tasks": _changed(recipe.meta, "curvature_tasks"),
+        "meta.curvature_every": _changed(recipe.meta, "curvature_every"),
         "meta.cg_iterations": _changed(recipe.meta, "cg_iterations"),
         "evaluate.trajectories": recipe.evaluate.trajectories is not None,
         "evaluate.later_steps": _changed(recipe.evaluate, "later_steps"),

@@ -380,8 +380,8 @@ class Meta(Section):
     """Of the optimizer trpo: how far a meta-update may change the adapted policies."""
     curvature: Literal["exact", "finite_differences"] = "exact"
     """Of the optimizer trpo."""
-    curvature_tasks: PositiveInt | None = None
-    """Of the optimizer trpo: tasks that the curvature is measured on, by default all; fewer are faster."""
+    curvature_every: PositiveInt = 1
+    """Of the optimizer trpo: the curvature is measured on every so many-th time step."""
     cg_iterations: PositiveInt = 10
     """Of the optimizer trpo: iterations of the conjugate gradient, each a product with the curvature."""
     clip_value: PositiveFloat | None = None

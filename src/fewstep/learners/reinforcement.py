@@ -89,6 +89,7 @@ class ReinforcementLearner:
         discount: gamma.
         gae_lambda: lambda of the advantages.
         trust_region: How the meta-update is found.
+        curvature_every: Products with the curvature see every so many-th time step alone.
         later_steps: Factor on inner steps after the first, at test.
         over_tasks: How the map over tasks is executed; by default all at once.
         run: How the policy runs while sampling, for instance `traced`; its results must stay valid after the next call.
@@ -109,6 +110,7 @@ class ReinforcementLearner:
         discount: float = 0.99,
         gae_lambda: float = 1.0,
         trust_region: TrustRegion | None = None,
+        curvature_every: int = 1,
         later_steps: float = 1.0,
         over_tasks: OverTasks | None = None,
         run: Run = plain,
@@ -119,6 +121,7 @@ class ReinforcementLearner:
         expect_number("discount", discount, 0, 1)
         expect_number("gae_lambda", gae_lambda, 0, 1)
         expect_number("later_steps", later_steps)
+        expect_number("curvature_every", curvature_every, 1)
         if algorithm.gradient is not QueryGradient:
             raise ValueError(
                 "Reinforcement learning takes algorithms that descend the loss after adaptation, such as maml, fomaml, "
@@ -138,7 +141,7 @@ class ReinforcementLearner:
         params = self.policy.params
         self.meta = MetaParams(params, algorithm.rule.hyperparameters(selected(params, algorithm.rule)))
         self._trajectories, self._discount, self._gae_lambda = trajectories, discount, gae_lambda
-        self._trust_region = trust_region or TrustRegion()
+        self._trust_region, self._curvature_every = trust_region or TrustRegion(), curvature_every
         self._test_rule: UpdateRule = algorithm.rule if later_steps == 1 else Slowed(algorithm.rule, later_steps)
         self._over_tasks = over_tasks or vectorized()
         self._each_policy = vmapped(self.policy)
@@ -159,8 +162,9 @@ class ReinforcementLearner:
         """
         watch = Stopwatch()
         recording, returns = self._collect(tasks, watch)  # lines 4-9
+        thinned = self._thinned(recording, self._curvature_every)
         self.meta, report = trust_region_step(  # line 10
-            self._surrogate, self._kl, self.meta, recording, self._trust_region, self._over_tasks
+            self._surrogate, self._kl, self.meta, recording, self._trust_region, self._over_tasks, thinned
         )
         watch.lap("trust_region")
         self._check(report)
@@ -183,6 +187,14 @@ class ReinforcementLearner:
         behaviour = self._each_policy(path[-1].params, query.observations)
         recording = Recording(tuple(support), query, behaviour)
         return detach(recording), [rollout.trajectories.average_return() for rollout in path]
+
+    def _thinned(self, recording: Recording, every: int) -> Recording:
+        """Less of each task, with the behaviour of what adapts to that, where the divergence is then least, too."""
+        if every == 1:
+            return recording
+        support = tuple(experience.thinned(every) for experience in recording.support)
+        less = recording._replace(support=support, query=recording.query.thinned(every))
+        return less._replace(behaviour=detach(self._over_tasks(self._adapted_policy)(self.meta, less)))
 
     def _adapted(self, meta: MetaParams, recording: Recording) -> Params:
         """theta'_i as a function of the meta-parameters: the adaptation to one task, replayed (lines 6-7)."""

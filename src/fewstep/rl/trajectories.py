@@ -56,6 +56,10 @@ class Experience(NamedTuple):
     advantages: Tensor
     mask: Tensor
 
+    def thinned(self, every: int) -> Experience:
+        """Every so many-th time step, from the first on, of all trajectories of all tasks."""
+        return Experience(*(leaf[:, :, ::every].contiguous() for leaf in self))
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over trajectories and time of the actions that were taken: `[..., trajectories, time]` to `[...]`."""
