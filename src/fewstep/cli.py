@@ -10,7 +10,7 @@ import time
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, final
 
 import typer
 from rich.console import Console
@@ -53,56 +53,20 @@ DataOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
 
 
-class SplitName(StrEnum):
-    """Splits to evaluate on."""
-
-    val = "val"
-    test = "test"
-
-
-class NormalizationName(StrEnum):
-    """Policies for batch normalisation."""
-
-    transductive = "transductive"
-    support = "support"
-    running = "running"
-
-
-class MethodName(StrEnum):
-    """How a pretrained classifier solves tasks."""
-
-    finetune = "finetune"
-    nearest_neighbour = "nearest_neighbour"
-
-
-class CheckpointName(StrEnum):
-    """Meta-parameters to evaluate."""
-
-    best = "best"
-    final = "final"
-
-
-class HeadName(StrEnum):
-    """Where the head for new classes begins."""
-
-    zero = "zero"
-    mean = "mean"
-    prototype = "prototype"
+Checkpoint: TypeAlias = Literal["best", "final"]
+Split: TypeAlias = Literal["val", "test"]
 
 
 class ExportName(StrEnum):
-    """Formats for other programs."""
+    """Formats for other programs: lists of choices must be enumerations."""
 
     onnx = "onnx"
     torch = "torch"
 
 
-class Figure(StrEnum):
-    """Figures of runs."""
-
-    training = "training"
-    steps = "steps"
-    adaptation = "adaptation"
+def say(text: str, console: Console = output) -> None:
+    """Print a line as it is: nothing in it is markup, and no width breaks it."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _version(asked: bool) -> None:
@@ -141,7 +105,7 @@ def recipes(
         output.print(Markdown(reference()))
         return
     output.print(recipes_table(bundled_recipes()))
-    output.print("Train one with: fewstep train NAME", highlight=False)
+    say("Train one with: fewstep train NAME")
 
 
 @app.command()
@@ -166,10 +130,10 @@ def train(
     if seed is not None and seeds is not None:
         raise RecipeError("Give --seed or --seeds, not both.")
     with messages.status("Loading"):
-        from fewstep.experiments.train_run import existing_run, with_recorded_choices
+        from fewstep.experiments.train_run import existing_run, tell_more, with_recorded_choices
     chosen = _seeds(seeds) if seeds is not None else [seed]
     jobs: list[tuple[Recipe, Path]] = []
-    wanted: dict[Path, int] = {}
+    wanted: dict[Path, Recipe] = {}
     for number in chosen:
         asked = [*(settings or []), *([] if number is None else [f"seed={number}"])]
         loaded = load_recipe(recipe, asked)
@@ -177,9 +141,9 @@ def train(
         if out is not None and seeds is not None:
             folder = out.with_name(f"{out.name}-seed{loaded.seed}")
         if resume and not (folder / "config.json").exists():
-            messages.print(f"There is no run in {folder} to go on with: it begins", soft_wrap=True, markup=False)
+            say(f"There is no run in {folder} to go on with: it begins", messages)
         if resume:
-            wanted[folder] = loaded.meta.iterations
+            wanted[folder] = loaded
             loaded = load_recipe(recipe, with_recorded_choices(folder, asked))
         jobs.append((loaded, folder))
     if len(jobs) > 1:
@@ -190,16 +154,9 @@ def train(
         again += ["--seed", str(loaded.seed), *(["--data", str(data)] if data else [])]
         again += [*(["--device", device] if device != "cpu" else []), "--out", str(folder), "--resume"]
         _train_one(loaded, folder, shlex.join(again), data, device, resume)
-        output.print(f"Trained {loaded.name}: {folder}", highlight=False, soft_wrap=True, markup=False)
-        more = wanted.get(folder, 0)
-        if more > loaded.meta.iterations and loaded.meta.schedule == "constant":
-            messages.print(
-                f"The run has its {loaded.meta.iterations} iterations; the recipe now says {more}. To go on to these, "
-                f"add --set meta.iterations={more}.",
-                soft_wrap=True,
-                markup=False,
-            )
-        output.print(f"Next: fewstep evaluate {folder}", highlight=False, soft_wrap=True, markup=False)
+        say(f"Trained {loaded.name}: {folder}")
+        tell_more(wanted.get(folder, loaded), loaded)
+        say(f"Next: fewstep evaluate {folder}")
 
 
 def _seeds(text: str) -> list[int | None]:
@@ -239,11 +196,15 @@ def evaluate(
     queries: Annotated[int | None, typer.Option(min=1, help="Query examples (per class).")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Inner steps; any number.")] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks.")] = None,
-    split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
-    normalization: Annotated[NormalizationName | None, typer.Option(help="Batch normalisation of queries.")] = None,
-    method: Annotated[MethodName | None, typer.Option(help="Of a pretrained classifier.")] = None,
+    split: Annotated[Split, typer.Option(help="Which tasks.")] = "test",
+    normalization: Annotated[
+        Literal["transductive", "support", "running"] | None, typer.Option(help="Batch normalisation of queries.")
+    ] = None,
+    method: Annotated[
+        Literal["finetune", "nearest_neighbour"] | None, typer.Option(help="Of a pretrained classifier.")
+    ] = None,
     trajectories: Annotated[int | None, typer.Option(min=1, help="Of an environment: episodes for each step.")] = None,
-    checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
+    checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
     data: DataOption = None,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -260,8 +221,8 @@ def evaluate(
     asked = {
         "shots": shots,
         "queries": queries,
-        "normalization": normalization and normalization.value,
-        "method": method and method.value,
+        "normalization": normalization,
+        "method": method,
         "trajectories": trajectories,
     }
     variants = [asked]
@@ -274,8 +235,8 @@ def evaluate(
             tasks_from=tasks_from,
             steps=steps,
             tasks=tasks,
-            split=split.value,
-            checkpoint=checkpoint.value,
+            split=split,
+            checkpoint=checkpoint,
             data=data,
             device=device,
             progress=lambda done: status.update(f"Evaluating: {done} tasks"),
@@ -295,12 +256,12 @@ def inspect(
     tasks: Annotated[
         int | None, typer.Option(min=1, help="How many tasks; by default the recipe's, at most 200.")
     ] = None,
-    split: Annotated[SplitName, typer.Option(help="Which tasks.")] = SplitName.test,
+    split: Annotated[Split, typer.Option(help="Which tasks.")] = "test",
     head: Annotated[
         str | None,
         typer.Option(metavar="PATTERN", help="The head's parameters, such as 'head.*'; else the last linear layer."),
     ] = None,
-    checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
+    checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
     data: DataOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[
@@ -324,9 +285,9 @@ def inspect(
             folder,
             steps=steps,
             tasks=tasks,
-            split=split.value,
+            split=split,
             head=head,
-            checkpoint=checkpoint.value,
+            checkpoint=checkpoint,
             data=data,
             device=device,
             progress=lambda done: status.update(f"Inspecting: {done} tasks"),
@@ -340,7 +301,7 @@ def inspect(
     output.print(layers_table(result))
     output.print(parts_table(result))
     if path:
-        output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+        say(f"Wrote {path}")
 
 
 @app.command()
@@ -350,7 +311,7 @@ def render(
     steps: Annotated[str, typer.Option(help="Gradient steps to film after, by commas.")] = "0,1",
     tasks: Annotated[int, typer.Option(min=1, help="How many tasks, one above the other.")] = 2,
     seed: Annotated[int, typer.Option(help="Which tasks.")] = 0,
-    checkpoint: Annotated[CheckpointName, typer.Option(help="Best by validation, or final.")] = CheckpointName.best,
+    checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
 ) -> None:
     """Film a robot before and after adaptation (runs of cheetah-* and ant-*); needs no screen."""
     if not all(step.strip().isdecimal() for step in steps.split(",")):
@@ -364,9 +325,9 @@ def render(
             steps=[int(step) for step in steps.split(",")],
             tasks=tasks,
             seed=seed,
-            checkpoint=checkpoint.value,
+            checkpoint=checkpoint,
         )
-    messages.print(f"Wrote {out}: tasks {', '.join(f'{task:.3g}' for task in drawn)}, after {steps} gradient steps.")
+    say(f"Wrote {out}: tasks {', '.join(f'{task:.3g}' for task in drawn)}, after {steps} gradient steps.", messages)
 
 
 @app.command()
@@ -377,14 +338,15 @@ def plot(
         typer.Option(help="File to write (.png, .svg or .pdf); by default one per figure in RUN/plots."),
     ] = None,
     figure: Annotated[
-        Figure | None, typer.Option(help="Which figure; by default all that the runs have data for.")
+        Literal["training", "steps", "adaptation"] | None,
+        typer.Option(help="Which figure; by default all that the runs have data for."),
     ] = None,
 ) -> None:
     """Draw training curves, curves over gradient steps, and predictions before and after adaptation."""
     from fewstep.reporting.report import plot_runs
 
-    for path in plot_runs(runs, out=out, figure=figure.value if figure else None):
-        output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+    for path in plot_runs(runs, out=out, figure=figure):
+        say(f"Wrote {path}")
 
 
 @app.command()
@@ -397,7 +359,7 @@ def compare(
 
     table, path = compare_runs(runs, out)
     output.print(table)
-    output.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+    say(f"Wrote {path}")
 
 
 @app.command()
@@ -432,13 +394,13 @@ def reproduce(
     try:
         for row in rows_of(table, out, train, **options):
             rows.append(row)
-            messages.print(f"{row.name}: done", highlight=False, soft_wrap=True)
+            say(f"{row.name}: done", messages)
     finally:  # what there is, also where it comes to a stop
         if rows:
             output.print(reproduction_table(title, rows))
     if table.startswith("figure"):
         returns_figure(title, rows, out / f"{table}.png")
-        output.print(f"Wrote {out / table}.png", highlight=False, soft_wrap=True, markup=False)
+        say(f"Wrote {out / table}.png")
 
 
 @app.command()
@@ -470,7 +432,7 @@ def tune(
     output.print(timings_table(ways))
     words = ["fewstep", "train", recipe, *(w for s in [*(settings or []), *ways[0].settings] for w in ("--set", s))]
     words += [*(["--data", str(data)] if data else []), *(["--device", device] if device != "cpu" else [])]
-    output.print(f"Fastest: {shlex.join(words)}", highlight=False, soft_wrap=True, markup=False)
+    say(f"Fastest: {shlex.join(words)}")
 
 
 @app.command()
@@ -489,7 +451,7 @@ def adapt(
         int | None, typer.Option(min=0, help="Gradient steps; by default the recipe's evaluate.steps.")
     ] = None,
     head: Annotated[
-        HeadName | None,
+        Literal["zero", "mean", "prototype"] | None,
         typer.Option(help="Where the head begins; by default as trained for as many classes, else prototype."),
     ] = None,
     out: Annotated[
@@ -520,7 +482,7 @@ def adapt(
             support,
             predict,
             steps=steps,
-            head=None if head is None else head.value,
+            head=head,
             out=out,
             exports=[each.value for each in export or []],
             device=device,
@@ -531,11 +493,11 @@ def adapt(
     model = outcome.classifier
     counts = ", ".join(f"{name} ({len(images)})" for name, images in model.support.items())
     note = f"Adapted to {len(model.classes)} classes: {counts}; steps {model.steps}, head {model.head}."
-    output.print(note, highlight=False, soft_wrap=True, markup=False)
+    say(note)
     for path in (outcome.folder, *outcome.files):
-        output.print(f"Wrote {path}", highlight=False, soft_wrap=True, markup=False)
+        say(f"Wrote {path}")
     if not outcome.predicted:
-        output.print(f"Next: fewstep predict {outcome.folder} IMAGE", highlight=False, soft_wrap=True, markup=False)
+        say(f"Next: fewstep predict {outcome.folder} IMAGE")
 
 
 def _adapt_to_table(
@@ -563,11 +525,11 @@ def _adapt_to_table(
     output.print(rows_table(found.header(), found.rows()))
     counts = ", ".join(f"{name} ({rows})" for name, rows in found.support.items())
     note = f"Adapted to {counts}; steps {found.steps}."
-    output.print(note, highlight=False, soft_wrap=True, markup=False)
+    say(note)
     if found.errors:
         errors = ", ".join(f"{name} {error:.4g}" for name, error in found.errors.items())
-        output.print(f"Root mean squared error, in your units: {errors}", highlight=False, soft_wrap=True, markup=False)
-    output.print(f"Wrote {file}", highlight=False, soft_wrap=True, markup=False)
+        say(f"Root mean squared error, in your units: {errors}")
+    say(f"Wrote {file}")
 
 
 @app.command()
@@ -598,7 +560,7 @@ def _tell_score(predictions: Sequence[Prediction]) -> None:
     from fewstep.pictures import rightly_taken
 
     if right := rightly_taken(predictions):
-        output.print(f"{sum(right)} of {len(right)} lie in the folder of their class.", highlight=False)
+        say(f"{sum(right)} of {len(right)} lie in the folder of their class.")
 
 
 @app.command()
@@ -640,18 +602,10 @@ def _report_data(folder: Path) -> None:
         found = check(folder)
     for one in found:
         if one.problem is None:
-            output.print(str(one), highlight=False, soft_wrap=True, markup=False)
+            say(str(one))
     problems = [one.problem for one in found if one.problem is not None]
     if problems:
         raise DataError("\n".join(problems))
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    from importlib import metadata
-
-    print(metadata.version("fewstep"))
 
 
 @final
@@ -705,9 +659,9 @@ class TrainingProgress:
         rate = (iteration - self._first) * self._batch_size / max(now - self._started, 1e-9)
         if "val_score" in record and not messages.is_terminal:
             shown = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in ("val_score", "val_steps"))
-            messages.print(
+            say(
                 f"{self._name}: iteration {iteration} of {self._total}, {self._told}, {shown}, {rate:.0f} tasks/s",
-                soft_wrap=True,
+                messages,
             )
         if now - self._shown > 0.2 or iteration == self._total:
             self._shown = now
@@ -722,24 +676,26 @@ def main() -> None:
     try:
         app(prog_name="fewstep")
     except Interrupted as error:
-        messages.print(str(error), soft_wrap=True, markup=False)
+        say(str(error), messages)
         sys.exit(130)
     except FewstepError as error:
-        messages.print(f"Error: {error}", soft_wrap=True, markup=False)
+        say(f"Error: {error}", messages)
         sys.exit(1 if isinstance(error, NonFiniteError) else 2)
     except (MemoryError, RuntimeError) as error:
         if not (type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "allocate memory" in str(error)):
             raise
         reason = str(error).partition("\n")[0]
-        messages.print(
+        say(
             f"Error: the memory does not suffice: {reason}. Lower meta.batch_size or the model's size, or compute "
             "fewer tasks together (execution.chunk_size).",
-            soft_wrap=True,
-            markup=False,
+            messages,
         )
         sys.exit(1)
-    except OSError as error:  # a folder that cannot be written, a disk that is full: no fault of the program
-        messages.print(f"Error: {error.filename or 'the file system'}: {error.strerror}", soft_wrap=True, markup=False)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # A folder that cannot be written, a disk that is full: no fault of the program.
+        say(f"Error: {error.filename or 'the file system'}: {error.strerror}", messages)
         sys.exit(2)
 
 

@@ -144,7 +144,7 @@ class _FewShot(BaseEstimator):
 
     @torch.no_grad()
     def _outputs(self, X: Any) -> Tensor:  # noqa: N803
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         inputs = self._inputs(self._validated(X, None, reset=False)[0])
         return torch.cat([self.module_(part.double()) for part in inputs.split(_AT_ONCE)])
 
@@ -222,8 +222,8 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         """
         X, y = self._validated(X, y, reset=True)
         check_classification_targets(y)
-        self.classes_ = _at_least_two(np.unique(y))
-        return self._adapt(X, _labels(y, self.classes_))
+        classes = _at_least_two(np.unique(y))
+        return self._adapt(X, _labels(y, classes), classes)
 
     def partial_fit(self, X: Any, y: Any, classes: Sequence[Any] | None = None) -> Self:  # noqa: N803
         """Adapt the initialisation anew, to these examples and all before: the same as `fit` with all of them.
@@ -236,17 +236,16 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         Raises:
             ValueError: As for `fit`; or a label is none of the classes.
         """
-        first = not hasattr(self, "classes_")
+        first = not hasattr(self, "_support")
         X, y = self._validated(X, y, reset=first)
         check_classification_targets(y)
         if first and classes is None:
             raise ValueError("`classes` must hold all labels at the first call of partial_fit: got None. Give them.")
         known = _at_least_two(np.unique(np.asarray(classes))) if first else self.classes_
         labels = _labels(y, known)
-        if first:
-            self.classes_ = known
-            return self._adapt(X, labels)
-        return self._adapt(*(np.concatenate(both) for both in zip(self._support, (X, labels), strict=True)))
+        if not first:
+            X, labels = (np.concatenate(both) for both in zip(self._support, (X, labels), strict=True))
+        return self._adapt(X, labels, known)
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
         """Probability of each class `[examples, classes]`, in the order of `classes_`; not calibrated."""
@@ -260,7 +259,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         most = self.predict_proba(X).argmax(1)
         return self.classes_[most]
 
-    def _adapt(self, X: np.ndarray, labels: np.ndarray) -> Self:  # noqa: N803
+    def _adapt(self, X: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Self:  # noqa: N803
         """To the classes that have come; others have no example to tell them by."""
         seen, own = np.unique(labels, return_inverse=True)
         start = self._start(len(seen))
@@ -269,7 +268,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         self.head_: HeadPolicy = head_policy(start, len(seen), self.head)
         support = Batch(self._inputs(X), torch.tensor(own))
         self._keep(fit_classifier(start, support, len(seen), self.steps_, self.head_, device=self.device))
-        self._support, self._seen = (X, labels), seen
+        self._support, self._seen, self.classes_ = (X, labels), seen, classes
         return self
 
 

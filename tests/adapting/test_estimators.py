@@ -123,6 +123,14 @@ def test_examples_that_come_in_parts_count_like_those_that_come_at_once(drawings
     np.testing.assert_array_equal(parts.predict(new), FewShotRegressor.from_run(SINE).fit(x, y).predict(new))
 
 
+def test_a_fit_that_failed_leaves_the_next_one_as_it_would_be(drawings):
+    images, names = drawings
+    classifier, classes = FewShotClassifier.from_run(PICTURES, steps=-1), sorted(set(names))
+    with pytest.raises(RecipeError, match="steps"):
+        classifier.partial_fit(images[:3], names[:3], classes)
+    classifier.set_params(steps=1).partial_fit(images[:3], names[:3], classes).predict(images)
+
+
 def test_partial_fit_knows_the_classes_from_its_first_call(drawings):
     images, names = drawings
     with pytest.raises(ValueError, match="first call"):

@@ -117,6 +117,33 @@ def test_auto_runs_one_task_after_the_other_where_there_is_no_vmap_rule_and_says
     assert "\n" not in record.getMessage()
 
 
+def test_what_auto_tried_in_vain_draws_no_random_numbers() -> None:
+    """So the first iteration after a resume draws what any other would."""
+    refusing = Refusing()
+
+    def function(shared: Params, task: Tensor) -> Tensor:
+        return refusing(shared, task) * torch.rand(())
+
+    mapped, given = auto()(function), ({"w": torch.ones(())}, torch.ones(2, 3))
+    drawn = []
+    for _ in range(2):  # the first tries all tasks at once
+        torch.manual_seed(0)
+        drawn.append(mapped(*given))
+    assert drawn[0].equal(drawn[1])
+
+
+def test_a_function_that_auto_cannot_vectorize_leaves_the_others_vectorized() -> None:
+    over_tasks, seen = auto(), list[bool]()
+
+    def other(shared: Params, task: Tensor) -> Tensor:
+        seen.append(is_vmapped())
+        return shared["w"] * task.sum()
+
+    over_tasks(Refusing())({"w": torch.ones(())}, draw(4, 3))
+    over_tasks(other)({"w": torch.ones(())}, torch.ones(4, 3))
+    assert seen == [True]
+
+
 @pytest.mark.parametrize(("size", "at_once"), [(63, True), (64, False)])
 def test_auto_computes_large_images_of_one_task_after_the_other(size: int, at_once: bool) -> None:
     images, seen = torch.rand(2, 3, 1, size, size), list[bool]()

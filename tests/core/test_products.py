@@ -128,10 +128,16 @@ def test_a_compiled_function_that_is_wrong_beyond_rounding_is_not_used(
     assert "off by" in caplog.text
 
 
-def test_randomness_is_no_rounding(monkeypatch: Any, caplog: Any) -> None:
+def test_what_draws_random_numbers_is_not_compiled_and_draws_as_it_would(monkeypatch: Any, caplog: Any) -> None:
+    def dropped(x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5)
+
     monkeypatch.setattr(running, "_compile", lambda function, **_: lambda *args: 3 * function(*args))
-    compiled()(lambda x: nn.functional.dropout(x, 0.5))(torch.ones(1000))
-    assert "off by" in caplog.text
+    torch.manual_seed(0)
+    drawn = compiled()(dropped)(torch.ones(1000))
+    assert "draws random numbers" in caplog.text
+    torch.manual_seed(0)
+    assert drawn.equal(dropped(torch.ones(1000)))
 
 
 RECIPES = {

@@ -120,3 +120,12 @@ def test_a_regression_is_refused_classes_and_takes_other_curves():
         transferred(sine, "omniglot-5way-1shot")
     recipe, name = transferred(sine, "dose-response")
     assert (recipe.tasks.kind, recipe.algorithm, name) == ("table", sine.algorithm, "dose-response")
+
+
+@pytest.mark.parametrize(("trained", "other"), [("averaging", "10shot"), ("10shot", "averaging")])
+def test_what_training_drew_from_is_no_matter_of_the_test(trained, other, tmp_path):
+    small = ["meta.iterations=1", "evaluate.tasks=4", "model.hidden=[4]"]
+    small += ["tasks.pool=2", "meta.batch_size=2"] if trained == "averaging" else []
+    run = fewstep.train(f"sinusoid-{trained}", out=tmp_path / "run", settings=small)
+    result = fewstep.evaluate(run, tasks_from=f"sinusoid-{other}", tasks=4)
+    assert result["tasks"] == 4

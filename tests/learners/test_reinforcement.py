@@ -27,8 +27,10 @@ from fewstep.rl.policy import outputs_for, policy_for
 from fewstep.rl.sampling import Mdps
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fewstep.core.algorithms import Algorithm
-    from fewstep.rl.environment import Environment
+    from fewstep.rl.environment import Environment, Transition
     from fewstep.rl.trajectories import Mdp
 
 NAVIGATION = Navigation(horizon=6)
@@ -263,12 +265,44 @@ def test_state_goes_on_bit_for_bit() -> None:
 
 
 def test_an_evaluation_that_diverges_has_no_returns_from_there_on() -> None:
-    agent = learner(algorithms.maml(Sgd(1e200)))
+    agent = learner(algorithms.maml(Sgd(1e308)))
     returns = agent.evaluate(tasks(), steps=2)["return"]
     assert returns.shape == (3, 3)
     assert returns[:, 0].isfinite().all()
-    assert returns[:, 1:].isnan().all()
-    assert agent.evaluate(tasks(), steps=2, last_only=True)["return"].isnan().all()
+    diverged = returns[:, 1].isnan()
+    assert diverged.any()
+    assert returns[diverged, 1:].isnan().all()
+    assert agent.evaluate(tasks(), steps=2, last_only=True)["return"][:, 0].isnan().equal(diverged)
+
+
+def test_a_task_whose_adaptation_diverges_leaves_the_others_their_returns() -> None:
+    class Silent:
+        """Goals to the right are never rewarded: no step leads away from where such a task began."""
+
+        horizon, observation_size, actions = NAVIGATION.horizon, 2, NAVIGATION.actions
+
+        def sample_tasks(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+            return NAVIGATION.sample_tasks(num_tasks, generator)
+
+        def reset(self, tasks: Tensor, trajectories: int, generator: torch.Generator) -> Any:
+            walks, start = NAVIGATION.reset(tasks, trajectories, generator)
+            self._silent = (tasks[:, :1] > 0).expand(-1, trajectories)
+            self._walks = walks
+            return self, start
+
+        def step(self, actions: Tensor) -> Transition:
+            transition = self._walks.step(actions)
+            return transition._replace(rewards=torch.where(self._silent, 0.0, transition.rewards))
+
+    agent, drawn = learner(algorithms.maml(Sgd(1e308)), Silent()), tasks(6)
+    silent = drawn.parameters[:, 0] > 0
+    assert silent.any()
+    assert not silent.all()
+    returns = agent.evaluate(drawn, steps=2)["return"]
+    assert returns[:, 0].isfinite().all()
+    assert returns[silent].isfinite().all()
+    assert returns[~silent, 1:].isnan().all()
+    assert agent.evaluate(drawn, steps=2, last_only=True)["return"][:, 0].isfinite().equal(silent)
 
 
 def test_a_gradient_that_is_not_finite_is_an_error_and_no_search_without_end() -> None:

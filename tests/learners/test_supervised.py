@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +57,29 @@ def convnet_learner(**how):
     accuracy = lambda logits, labels: (logits.argmax(-1) == labels).float().mean()  # noqa: E731
     algorithm = maml(Except("*.norm.bias", Sgd(0.4)))
     return SupervisedLearner(net, functional.cross_entropy, algorithm, metrics={"accuracy": accuracy}, **how)
+
+
+def test_meta_parameters_that_do_not_fit_overwrite_nothing():
+    own, other = sinusoid_learner(), sinusoid_learner(meta_sgd(0.02))
+    before = {name: value.clone() for name, value in own.meta.model.items()}
+    other.load_meta(MetaParams({name: value + 1 for name, value in other.meta.model.items()}, other.meta.rule))
+    with pytest.raises(ValueError, match="rule"):
+        own.load_meta(other.meta)
+    assert all(value.equal(before[name]) for name, value in own.meta.model.items())
+
+
+def test_models_adapted_by_one_learner_do_not_disturb_each_other_in_threads():
+    learner = sinusoid_learner()
+    inputs = torch.linspace(-1, 1, 10).unsqueeze(1)
+    adapted = [learner.adapt(Batch(inputs, slope * inputs), 5) for slope in (3.0, -3.0)]
+    expected = [model(inputs) for model in adapted]
+
+    def agrees(turn):
+        return adapted[turn % 2](inputs).equal(expected[turn % 2])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(agrees, range(400)))
+    copy.deepcopy(learner.module)(learner.meta.model, inputs)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,13 @@ def test_resume_leaves_a_finished_run_alone(tmp_path):
     assert {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()} == before
 
 
+def test_a_finished_run_says_that_its_recipe_now_asks_for_more(tmp_path, caplog):
+    run = train(tmp_path / "run", "meta.iterations=2")
+    recipe = run.config | {"meta": run.config["meta"] | {"iterations": 5}}
+    fewstep.train(recipe, out=run.path, resume=True)
+    assert "has its 2 iterations; the recipe now says 5" in caplog.text
+
+
 def test_an_existing_run_is_never_overwritten(tmp_path):
     train(tmp_path / "run", "meta.iterations=1")
     with pytest.raises(RunError, match="--resume"):
@@ -344,6 +351,43 @@ def test_what_the_run_to_begin_at_does_not_have_begins_anew_and_is_named(tmp_pat
     assert "begins anew: body.1.linear.weight, body.1.linear.bias" in caplog.text
 
 
+def test_where_a_run_began_is_found_beside_the_recipe_and_remembered(tmp_path, monkeypatch):
+    first = train(tmp_path / "first", "meta.iterations=2")
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'tasks = {kind = "sinusoid"}\nmodel = {kind = "mlp"}\nalgorithm = {kind = "maml", inner_lr = 0.01}\n'
+        'meta = {start = "first", iterations = 0}\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = train(tmp_path / "run", recipe=recipe)
+    assert_identical(first, run)
+    start = json.loads((run.path / "versions.json").read_text(encoding="utf-8"))["start"]
+    assert start["iteration"] == 2
+    assert start["file"].startswith(str(first.path))
+    assert len(start["sha256"]) == 64
+
+
+def test_a_run_goes_on_where_its_table_and_its_recipe_were_moved(tmp_path):
+    rows = [f"{task},{x},{task * x}" for task in range(20) for x in range(6)]
+    text = (
+        'tasks = {kind = "table", path = "t.csv", task = "t", inputs = ["x"], targets = ["y"], shots = 2, queries = 2}'
+    )
+    text += '\nmodel = {kind = "mlp"}\nalgorithm = {kind = "maml", inner_lr = 0.01}\n'
+    for folder, name in (("one", "mine"), ("two", "renamed")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.csv").write_text("t,x,y\n" + "\n".join(rows), encoding="utf-8")
+        (tmp_path / folder / f"{name}.toml").write_text(text, encoding="utf-8")
+    train(tmp_path / "run", "meta.iterations=2", recipe=tmp_path / "one" / "mine.toml")
+    (tmp_path / "one" / "t.csv").unlink()
+    run = train(tmp_path / "run", "meta.iterations=4", recipe=tmp_path / "two" / "renamed.toml", resume=True)
+    assert fewstep.evaluate(run)["iteration"] == 4
+    (tmp_path / "two" / "t.csv").write_text("t,x,y\n" + "\n".join(reversed(rows)), encoding="utf-8")
+    with pytest.raises(DataError, match="content hash"):
+        train(tmp_path / "run", "meta.iterations=6", recipe=tmp_path / "two" / "renamed.toml", resume=True)
+
+
 def test_a_run_to_begin_at_must_share_parameters(tmp_path):
     first = train(tmp_path / "first", "meta.iterations=0")
     with pytest.raises(RunError, match="shares none"):
@@ -377,18 +421,21 @@ def test_a_tuned_step_size_comes_from_the_candidates_and_validation_tasks(tmp_pa
     assert result["steps"][-1]["mean"] < result["steps"][0]["mean"]
 
 
-def test_dropout_is_replayed_by_a_resume(tmp_path):
+@pytest.mark.parametrize("how", ["at once", "one by one", "compiled"])
+def test_dropout_is_replayed_by_a_resume(tmp_path, how, monkeypatch):
     class Net(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.one, self.two = torch.nn.Linear(1, 8), torch.nn.Linear(8, 1)
 
         def forward(self, x):
+            if how == "one by one":
+                x.sum().item()  # has no vmap rule
             return self.two(torch.nn.functional.dropout(self.one(x), 0.5, self.training))
 
     torch.manual_seed(0)
     net = Net()
-    settings = ["model={kind='custom'}"]
+    settings = ["model={kind='custom'}", f"execution.compile={str(how == 'compiled').lower()}"]
     whole = train(tmp_path / "whole", *settings, "meta.iterations=6", model=net)
     with pytest.raises(Interrupted):
         train(tmp_path / "parts", *settings, "meta.iterations=6", model=net, watchers=[StopAfter(3)])

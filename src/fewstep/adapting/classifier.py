@@ -24,12 +24,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save
 
 from fewstep.adapting.exporting import FILES, Format, exported
-from fewstep.adapting.initialisation import read_initialisation, sha256
+from fewstep.adapting.initialisation import read_initialisation
 from fewstep.errors import DataError, RunError
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.learners.heads import with_ways
 from fewstep.tasks.images import Preparation, chosen_pictures, read_pictures, without_drawing
-from fewstep.training.checkpoint import save_meta
+from fewstep.training.checkpoint import save_meta, sha256
 from fewstep.training.records import FORMAT, contents, read_json, replaced, write_json
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from fewstep.core.types import MetaParams
@@ -13,6 +12,7 @@ from fewstep.experiments.runs import learner_from, meta_file, open_run, recipe_o
 from fewstep.experiments.sections import ImageTasks, MetaAlgorithm
 from fewstep.learners.heads import head_name, ways_of
 from fewstep.tasks.images import Preparation
+from fewstep.training.checkpoint import sha256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,8 +131,3 @@ def preparation_of(run: str | Path | RunFolder) -> Preparation:
         return Preparation.from_dict(stored)
     channels, size, _ = recipe.tasks.image_shape
     return Preparation(size, channels=1, invert="auto") if channels == 1 else Preparation(size)
-
-
-def sha256(file: Path) -> str:
-    """The fingerprint of a file, in hexadecimal."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -21,6 +21,16 @@ def counted(steps: int) -> int:
     return int(steps)
 
 
+def expect_whole(name: str, value: Any, least: int = 1) -> None:
+    """See that an argument is a whole number, at least so much.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"`{name}` must be a whole number, at least {least}: got {value!r}.")
+
+
 def expect_number(name: str, value: Any, least: float = 0.0, most: float = math.inf) -> None:
     """See that an argument is a finite number within bounds, which belong to them.
 

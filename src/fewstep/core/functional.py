@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -58,6 +59,8 @@ class FunctionalModule:
         self._norms = {name: m for name, m in named_modules(self._module) if isinstance(m, TaskNorm)}
         self._second_order = second_order
         self._mode: bool | None = None
+        # A call lends the module its parameters, so that no two threads may be inside at a time.
+        self._lock = threading.RLock()
         # What stands in evaluation mode inside a module in training mode, a frozen backbone say, is meant to stay so.
         self._resting = [part for part in self._module.modules() if self._module.training and not part.training]
         self._has_recurrence = any(isinstance(m, nn.RNNBase) for m in self._module.modules())
@@ -85,21 +88,35 @@ class FunctionalModule:
             Whatever the module returns.
         """
         args, kwargs = _as_call(inputs)
-        with self._given(statistics), self._differentiable_kernels():
+        with self._lock, self._given(statistics), self._differentiable_kernels():
             return torch.func.functional_call(self._module, params, args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}  # which cannot be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+    @torch.no_grad()
+    def evaluated(self, params: Params, inputs: Any, statistics: Statistics | None = None) -> Any:
+        """As a call, in evaluation mode and without a graph."""
+        with self._lock:
+            self.train(False)
+            return self(params, inputs, statistics)
 
     def statistics(self, params: Params, inputs: Any) -> Statistics:
         """The statistics that each batch-normalisation layer sees on these inputs, differentiable in `params`."""
         if not self._norms:
             return {}
-        for norm in self._norms.values():
-            norm.records = True
-        try:
-            self(params, inputs)
-            return {name: norm.seen for name, norm in self._norms.items() if norm.seen is not None}
-        finally:
+        with self._lock:
             for norm in self._norms.values():
-                norm.records, norm.seen = False, None
+                norm.records = True
+            try:
+                self(params, inputs)
+                return {name: norm.seen for name, norm in self._norms.items() if norm.seen is not None}
+            finally:
+                for norm in self._norms.values():
+                    norm.records, norm.seen = False, None
 
     def train(self, mode: bool = True) -> None:
         """Set the mode in which layers such as dropout run. Batch normalisation follows its policy in both.

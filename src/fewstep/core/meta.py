@@ -10,7 +10,7 @@ import torch
 
 from fewstep.core.adapt import adapt
 from fewstep.core.trees import concatenate, detach, leaves, mean, subtract, tree_map
-from fewstep.core.types import MetaParams, Task
+from fewstep.core.types import Batch, MetaParams, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,6 +108,12 @@ def same_size_groups(tasks: Task | Sequence[Task]) -> list[Task]:
             f"A meta-batch must be a Task, or a list of them: got {type(tasks).__name__}{inside}. "
             "Make it with `fewstep.Task(support, query)`."
         )
+    for batch in (batch for group in groups for batch in group):
+        if not isinstance(cast("Any", batch), Batch):
+            raise ValueError(
+                f"The parts of a Task must be Batches: got {type(batch).__name__}. Make them with "
+                "`fewstep.Batch(inputs, targets)`."
+            )
     for group in groups:
         if any(leaf.dim() < 2 for batch in group for leaf in leaves(batch.targets)):
             raise ValueError(

@@ -73,6 +73,12 @@ class TaskNorm(nn.Module):
             return self._normalize(inputs, cast("Tensor", self.running_mean), cast("Tensor", self.running_var))
         if self.given is not None:
             return self._normalize(inputs, *self.given)
+        if inputs.numel() == inputs.shape[1]:
+            raise ValueError(
+                f"Batch normalisation (layer {self.name!r}) needs more than one value for each channel: got one "
+                "example. Give more of them, or choose normalization='support', where a query is normalised with the "
+                "statistics of the support set."
+            )
         axes = [axis for axis in range(inputs.dim()) if axis != 1]
         if is_recording_for_compiler():
             variance, mean = torch.var_mean(inputs, axes, correction=0)

@@ -15,7 +15,8 @@ from torch import distributed
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from fewstep.core.context import vmapped
-from fewstep.core.expect import expect_number
+from fewstep.core.expect import expect_whole
+from fewstep.core.rng import RandomStreams
 from fewstep.core.running import Run, plain
 from fewstep.core.trees import chunks, concatenate, index, leaves, length, part, stack, tree_map
 
@@ -37,7 +38,7 @@ def vectorized(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
         run: How the batched computation runs, for instance `traced`.
     """
     if chunk_size is not None:
-        expect_number("chunk_size", chunk_size, 1)
+        expect_whole("chunk_size", chunk_size)
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Mappable) -> Mappable:
@@ -146,41 +147,40 @@ def has_large_images(tasks: Any) -> bool:
     )
 
 
-class _Auto:
-    """Vectorized until a function turns out to have no vmap rule; from then on sequential."""
-
-    def __init__(self, over: OverTasks) -> None:
-        self._over = over
-        self._vectorizes = True
-
-    def __call__(self, function: Mappable) -> Mappable:
-        def mapped(shared: Any, tasks: Any) -> Any:
-            if has_large_images(tasks):
-                return sequential()(function)(shared, tasks)
-            try:
-                return self._over(function)(shared, tasks)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError) as error:
-                if not self._vectorizes:
-                    raise
-                reason = str(error).strip().partition("\n")[0]
-            # If the fault was not vmap's, it comes again here, in terms of the function itself.
-            result = sequential()(function)(shared, tasks)
-            self._over, self._vectorizes = sequential(), False
-            log.warning("Tasks run one after the other, which is slower: all at once they cannot run (%s)", reason)
-            return result
-
-        return mapped
-
-
 def auto(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
-    """Vectorized where every operation of the model has a vmap rule, else sequential; so are large images on a CPU.
+    """Vectorized where every operation of a function has a vmap rule, else sequential; so are large images on a CPU.
 
-    The choice follows from model and tasks alone, never from a timing: two runs with one seed execute alike.
+    The choice follows from function and tasks alone, never from a timing: two runs with one seed execute alike.
 
     Args:
         chunk_size: Tasks computed together when vectorized.
         run: How the vectorized computation runs.
     """
-    return _Auto(vectorized(chunk_size, run))
+    together, apart = vectorized(chunk_size, run), sequential()
+    warn = cache(log.warning)  # once for each reason, not for each function
+
+    @cache
+    def over(function: Mappable) -> Mappable:
+        vectorizes = True
+
+        def mapped(shared: Any, tasks: Any) -> Any:
+            nonlocal vectorizes
+            if not vectorizes or has_large_images(tasks):
+                return apart(function)(shared, tasks)
+            drawn = RandomStreams((shared, tasks))
+            try:
+                return together(function)(shared, tasks)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError) as error:
+                reason = str(error).strip().partition("\n")[0]
+            drawn.restore()  # as if it had not been tried
+            # If the fault was not vmap's, it comes again here, in terms of the function itself.
+            result = apart(function)(shared, tasks)
+            vectorizes = False
+            warn("Tasks run one after the other, which is slower: all at once they cannot run (%s)", reason)
+            return result
+
+        return mapped
+
+    return over

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+
+from fewstep.core.trees import leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 def derived_seed(seed: int, *path: str | int) -> int:
@@ -29,3 +36,29 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
         A generator of its own; using it disturbs no other stream.
     """
     return torch.Generator().manual_seed(derived_seed(seed, *path))
+
+
+class RandomStreams:
+    """Where torch's own random streams stand, to draw the same numbers again.
+
+    Args:
+        tree: Holds tensors of all GPUs whose streams count, beside the CPU's.
+    """
+
+    def __init__(self, tree: Any) -> None:
+        self._devices = sorted({leaf.device.index for leaf in leaves(tree) if leaf.is_cuda})
+        self._states = [torch.cuda.get_rng_state(device) for device in self._devices]
+        self._state = torch.get_rng_state()
+
+    def restore(self) -> None:
+        """From here on the same numbers come again."""
+        torch.set_rng_state(self._state)
+        for device, state in zip(self._devices, self._states, strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    @contextmanager
+    def again(self) -> Generator[None]:
+        """The same numbers come again inside, and what would have come comes afterwards."""
+        with cast("Any", torch.random).fork_rng(self._devices):
+            self.restore()
+            yield

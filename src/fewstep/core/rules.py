@@ -74,8 +74,14 @@ def expect_rule(rule: object) -> None:
         ValueError: It is not.
     """
     methods = ("selects", "hyperparameters", "init", "__call__")
-    if isinstance(rule, type) or not all(callable(getattr(rule, name, None)) for name in methods):
+    is_rule = all(callable(getattr(rule, name, None)) for name in methods) and hasattr(rule, "second_order")
+    if isinstance(rule, type) or not is_rule:
         raise ValueError(f"An inner rule is a value such as fewstep.Sgd(0.01), the step size in it: got {rule!r}.")
+    if type(rule).__hash__ is None:
+        raise ValueError(
+            f"An inner rule is a value that nothing changes: got {rule!r}, which has no hash. Make its class "
+            "`@dataclass(frozen=True)`."
+        )
 
 
 def selected(params: Params, rule: UpdateRule) -> Params:

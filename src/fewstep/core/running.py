@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 
 from fewstep.core.context import allows_tensor_float, exactly
-from fewstep.core.tracing import record
+from fewstep.core.tracing import draws_random_numbers, record
 from fewstep.core.trees import leaves, signature, tree_map
 
 if TYPE_CHECKING:
@@ -85,6 +85,9 @@ def compiled() -> Run:
                 raise
             except RuntimeError as failure:  # a branch on a tensor, say; a fault of the function's own comes again
                 warn("The meta-gradient is not compiled (%s): %s", _first_line(failure), _SLOWER)
+                return function
+            if draws_random_numbers(recording):
+                warn("The meta-gradient is not compiled (it draws random numbers, as a compiler does not): %s", _SLOWER)
                 return function
             key = (recording.code, *map(id, recording.buffers()), *map(id, recording.parameters()))
             if key not in known:

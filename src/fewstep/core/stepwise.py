@@ -8,7 +8,6 @@ with the steps. Or the results of a step's products are kept, and only the cheap
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -19,15 +18,14 @@ from fewstep.core.adapt import inner_step, support_gradient, updated
 from fewstep.core.context import vmapped
 from fewstep.core.meta import Displacement, QueryGradient
 from fewstep.core.over_tasks import auto
+from fewstep.core.rng import RandomStreams
 from fewstep.core.rules import State, UpdateRule, selected
 from fewstep.core.running import RECORDINGS, Function, Run, plain
 from fewstep.core.stages import in_stages
-from fewstep.core.trees import chunks, concatenate, index, leaves, length, signature, stack, subtract, tree_map
+from fewstep.core.trees import chunks, concatenate, index, length, signature, stack, subtract, tree_map
 from fewstep.core.types import MetaParams, Params, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from torch import Tensor
 
     from fewstep.core.types import OverTasks
@@ -152,7 +150,7 @@ def _blocks(steps: list[Recomputed]) -> list[Step]:
 
 def _block(steps: list[Recomputed]) -> Step:
     def forward(start: Point, support: Any) -> tuple[Point, Pullback]:
-        random, point = _Random(support), start
+        random, point = RandomStreams(support), start
         for step in steps:
             point = step.ahead(point, support)
 
@@ -181,7 +179,7 @@ class Recomputed:
 
     def back_to(self, point: Point, support: Any) -> Pullback:
         """The way back to a point, with the random numbers that are next now."""
-        random = _Random(support)
+        random = RandomStreams(support)
 
         def back(cotangent: Point) -> Point:
             with random.again():
@@ -284,23 +282,6 @@ def _linearized_forwards(outer: QueryGradient, step: int, point: Point, support:
         return of_params, of_state, tree_map(torch.add, of_learned, cotangent[2])
 
     return (*after, learned), pullback
-
-
-class _Random:
-    """Where torch's random streams stand, to draw the same numbers again: a step's derivative repeats its dropout."""
-
-    def __init__(self, task: Any) -> None:
-        self._devices = sorted({leaf.device.index for leaf in leaves(task) if leaf.is_cuda})
-        self._states = [torch.cuda.get_rng_state(device) for device in self._devices]
-        self._state = torch.get_rng_state()
-
-    @contextmanager
-    def again(self) -> Generator[None]:
-        with cast("Any", torch.random).fork_rng(self._devices):
-            torch.set_rng_state(self._state)
-            for device, state in zip(self._devices, self._states, strict=True):
-                torch.cuda.set_rng_state(state, device)
-            yield
 
 
 def _copies(meta: MetaParams, count: int) -> MetaParams:

@@ -61,6 +61,15 @@ def record(function: Callable[..., Any], *args: Any, for_compiler: bool = False)
     return recorded
 
 
+def draws_random_numbers(recording: GraphModule) -> bool:
+    """Whether a recording draws from torch's random streams, for dropout say."""
+    return any(_draws(node) for node in recording.graph.nodes)
+
+
+def _draws(node: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
 def _alias(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
 
@@ -84,9 +93,7 @@ def _compute_once(graph: Graph) -> None:
     """Lead the users of an operation that stands in the graph before, on the same arguments, to that one."""
     known: dict[Any, Any] = {}
     for node in graph.nodes:
-        if node.op in ("placeholder", "output") or torch.Tag.nondeterministic_seeded in getattr(
-            node.target, "tags", ()
-        ):
+        if node.op in ("placeholder", "output") or _draws(node):
             continue
         given = {name: value for name, value in node.kwargs.items() if name != "pin_memory" or value}
         key = (node.target, repr(node.args), repr(given))  # names of nodes are unique, and numbers tell their type

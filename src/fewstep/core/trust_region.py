@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import torch
 
-from fewstep.core.expect import expect_number
+from fewstep.core.expect import expect_number, expect_whole
 from fewstep.core.trees import detach, flatten, mean, unflatten
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TrustRegion:
             expect_number(name, getattr(self, name))
         expect_number("shrink", self.shrink, 0, 1)
         for name in ("iterations", "candidates"):
-            expect_number(name, getattr(self, name))
+            expect_whole(name, getattr(self, name), 0)
 
 
 class TrustRegionReport(NamedTuple):

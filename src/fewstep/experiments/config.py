@@ -129,6 +129,7 @@ class Recipe(Section):
             "meta.clip_norm": self.meta.clip_norm is not None,
             "meta.schedule": self.meta.schedule != "constant",
             "loss.scale": self.loss.scale != 1.0,
+            "normalization": self.normalization != "transductive",
             "execution.over_tasks": self.execution.over_tasks != "auto",
             "execution.chunk_size": self.execution.chunk_size is not None,
             "execution.compile": self.execution.compile,

@@ -167,7 +167,16 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
     tasks = values.get("tasks")
     if isinstance(tasks, dict) and isinstance(tasks.get("path"), str) and path.suffix == ".toml":
         tasks["path"] = _resolved(tasks["path"], path.parent)
+    meta = values.get("meta")
+    if isinstance(meta, dict) and isinstance(meta.get("start"), str) and path.suffix == ".toml":
+        meta["start"] = _start(meta["start"], path.parent)
     return where, values
+
+
+def _start(run: str, folder: Path) -> str:
+    """A folder that there is, as seen from another; else it may be a ready initialisation."""
+    found = folder / Path(run).expanduser()
+    return str(found.resolve()) if found.exists() else run
 
 
 def _resolved(table: str, folder: Path) -> str:
@@ -198,6 +207,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
         value = text.strip()
     if parts == ["tasks", "path"] and isinstance(value, str):
         value = _resolved(value, Path.cwd())
+    if parts == ["meta", "start"] and isinstance(value, str):
+        value = _start(value, Path.cwd())
     section = values
     for part in parts[:-1]:
         section = section.setdefault(part, {})

@@ -31,7 +31,7 @@ from fewstep.experiments.runs import (
 )
 from fewstep.learners.learner import begun_at
 from fewstep.training import loop
-from fewstep.training.checkpoint import load_meta
+from fewstep.training.checkpoint import load_meta, sha256
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
 from fewstep.training.tensorboard import TensorBoard
@@ -91,6 +91,8 @@ def train(
         loaded = load_recipe(recipe, with_recorded_choices(path, settings) if resume else settings)
     existing = existing_run(path, loaded, resume)
     if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
+        if not isinstance(recipe, Recipe):
+            tell_more(load_recipe(recipe, settings), loaded)
         return existing
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
@@ -101,8 +103,9 @@ def train(
     elif loaded.execution.compile:
         log.info("The meta-gradient is not compiled: for images of this size that takes too long on a GPU")
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
+    begun_from: dict[str, Any] = {}
     if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
-        _begin_at(learner, open_run(loaded.meta.start))
+        begun_from = _begin_at(learner, open_run(loaded.meta.start))
     if 0 < loaded.meta.iterations < loaded.validation.every:
         log.warning(
             "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
@@ -114,7 +117,7 @@ def train(
     validate = _validator(loaded, loaded_data, learner)
     with locked(path), computing_as(loaded), ExitStack() as closing:
         existing = existing_run(path, loaded, resume)
-        run = existing or _create(path, loaded, loaded_data, device)
+        run = existing or _create(path, loaded, loaded_data, _versions(device) | begun_from)
         if existing is not None:
             run = _record_changes(existing, loaded, device)
         # Where an iteration takes seconds, each counts; else as many as are validated together, up to a hundred.
@@ -134,9 +137,23 @@ def train(
     return run
 
 
-def _begin_at(learner: BuiltLearner, run: RunFolder) -> None:
+def tell_more(asked: Recipe, recorded: Recipe) -> None:
+    """Say it where a finished run has fewer iterations than its recipe now asks for."""
+    more = asked.meta.iterations
+    if more > recorded.meta.iterations and recorded.meta.schedule == "constant":
+        log.warning(
+            "The run has its %d iterations; the recipe now says %d. To go on to these, set meta.iterations=%d "
+            "(--set meta.iterations=%d).",
+            recorded.meta.iterations,
+            *(more, more, more),
+        )
+
+
+def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
+    """Take over the meta-parameters of another run; what to remember of where they are from."""
     path = meta_file(run)
-    meta, own = begun_at(learner.meta, load_meta(path)[0])
+    found, about = load_meta(path)
+    meta, own = begun_at(learner.meta, found)
     if set(learner.meta.model) <= set(own):
         raise RunError(
             f"meta.start must be a run whose model has parameters of the same names and shapes: {path} shares none "
@@ -146,6 +163,7 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> None:
     learner.load_meta(meta)
     apart = f"; what it does not have begins anew: {', '.join(own)}" if own else ""
     log.log(logging.WARNING if own else logging.INFO, "Training begins at %s%s", path, apart)
+    return {"start": {"file": str(path), "iteration": int(about["iteration"]), "sha256": sha256(path)}}
 
 
 def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
@@ -168,12 +186,13 @@ def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
 
 
 def _differing(one: Recipe, other: Recipe) -> list[str]:
-    """Keys in which recipes differ, but for those of execution that change results by rounding alone.
+    """Keys in which recipes differ, but for those that change results by rounding alone, or say where things lie.
 
     A module from Python may have dropout, which draws otherwise for all tasks at once than for one after the other.
     """
     fields = ["threads"] if one.model.kind == "custom" else [*type(one.execution).model_fields]
     how = {f"execution.{key}" for key in fields} - {"execution.precision"}
+    how |= {"name", "tasks.path"}  # what lies there now is compared with what the run was trained on
     return [key for key in differing_keys(one, other) if key not in how]
 
 
@@ -249,11 +268,11 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
     return run
 
 
-def _create(path: Path, recipe: Recipe, data: Data, device: str) -> RunFolder:
+def _create(path: Path, recipe: Recipe, data: Data, versions: dict[str, Any]) -> RunFolder:
     (path / "data.json").unlink(missing_ok=True)  # of an attempt that came to nothing
     if data.record:
         write_json(path / "data.json", data.record)
-    return RunFolder.create(path, recipe_values(recipe), _versions(device))
+    return RunFolder.create(path, recipe_values(recipe), versions)
 
 
 def _record_changes(run: RunFolder, recipe: Recipe, device: str) -> RunFolder:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
 from fewstep.experiments.recipe_files import load_recipe
-from fewstep.experiments.sections import ImageTasks, LocomotionTasks, TableTasks
+from fewstep.experiments.sections import ImageTasks, LocomotionTasks, SinusoidTasks, TableTasks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,10 @@ def transferred(recipe: Recipe, tasks_from: str | Path | Mapping[str, Any]) -> t
     kept = {"tune_inner_lr": [], "tune_distance": [], "method": recipe.evaluate.method}
     variants = [variant for variant in other.evaluate.variants if variant.method is None]
     evaluate = other.evaluate.model_copy(update=kept | {"variants": variants})
-    return recipe.model_copy(update={"tasks": other.tasks, "evaluate": evaluate}), other.name
+    tasks = other.tasks
+    if isinstance(tasks, SinusoidTasks) and isinstance(recipe.tasks, SinusoidTasks):  # what training drew from
+        tasks = tasks.model_copy(update={"pool": recipe.tasks.pool})
+    return recipe.model_copy(update={"tasks": tasks, "evaluate": evaluate}), other.name
 
 
 def task_shape(recipe: Recipe) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-import torch
-
 from fewstep.core.trees import to_device
 
 if TYPE_CHECKING:
@@ -31,12 +29,13 @@ class Adapted:
     statistics: Statistics | None
     _module: FunctionalModule
 
-    @torch.no_grad()
     def __call__(self, inputs: Any) -> Any:
-        """The module's outputs on new inputs of this task, of the form that the module takes."""
-        self._module.train(False)
+        """The module's outputs on new inputs of this task, of the form that the module takes.
+
+        From any thread, one at a time for all that a learner adapted: `as_module` gives each a module of its own.
+        """
         device = next(iter(self.params.values())).device
-        return self._module(self.params, to_device(inputs, device), self.statistics)
+        return self._module.evaluated(self.params, to_device(inputs, device), self.statistics)
 
     def as_module(self) -> nn.Module:
         """An ordinary `nn.Module` with the adapted parameters, in evaluation mode."""

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 class Learner(Protocol):
     """Meta-parameters and the way to improve them."""
 
-    iteration: int
-    """Number of meta-updates done."""
+    @property
+    def iteration(self) -> int:
+        """Number of meta-updates done."""
+        ...
+
+    @iteration.setter
+    def iteration(self, value: int) -> None: ...
 
     @property
     def meta(self) -> MetaParams:
@@ -66,6 +71,7 @@ def take_over(own: MetaParams, new: MetaParams) -> None:
                 + ", ".join(f"{n} (expected {expected.get(n)}, got {came.get(n)})" for n in differing[:5])
                 + ". Build the learner with the model and algorithm that they were trained with."
             )
+    for mine, theirs in zip(own, new, strict=True):  # nothing is overwritten before all is seen to fit
         for name, value in mine.items():
             value.copy_(theirs[name])
 

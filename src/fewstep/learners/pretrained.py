@@ -32,9 +32,17 @@ class PretrainedLearner:
     """
 
     def __init__(self, classifier: SupervisedLearner, few_shot: SupervisedLearner | NearestNeighbour) -> None:
-        self.iteration = classifier.iteration
         self._classifier, self._few_shot = classifier, few_shot
         self._head: Params = {n: v.clone() for n, v in few_shot.meta.model.items() if n.startswith("head.")}
+
+    @property
+    def iteration(self) -> int:
+        """Updates of the classifier."""
+        return self._classifier.iteration
+
+    @iteration.setter
+    def iteration(self, value: int) -> None:
+        self._classifier.iteration = value
 
     @property
     def meta(self) -> MetaParams:
@@ -43,9 +51,7 @@ class PretrainedLearner:
 
     def step(self, tasks: Task) -> dict[str, float]:
         """One update of the classifier; see `SupervisedLearner.step`."""
-        metrics = self._classifier.step(tasks)
-        self.iteration = self._classifier.iteration
-        return metrics
+        return self._classifier.step(tasks)
 
     def adapt(self, support: Batch, steps: int | None = None) -> Adapted:
         """Fine-tune on one task; see `SupervisedLearner.adapt`.
@@ -83,7 +89,6 @@ class PretrainedLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self._classifier.load_state_dict(state)
-        self.iteration = self._classifier.iteration
 
     def _share(self) -> None:
         self._few_shot.load_meta(MetaParams(self._classifier.meta.model | self._head, {}))

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.algorithms import expect_algorithm
 from fewstep.core.context import vmapped
-from fewstep.core.expect import counted, expect_number
+from fewstep.core.expect import counted, expect_number, expect_whole
 from fewstep.core.functional import FunctionalModule, expect_module
 from fewstep.core.meta import QueryGradient
 from fewstep.core.over_tasks import vectorized
 from fewstep.core.rules import InEachTask, Slowed, UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import detach, index
+from fewstep.core.trees import detach, index, part
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
 from fewstep.core.types import MetaParams, OverTasks, Params
 from fewstep.errors import FewstepError, NonFiniteError
@@ -117,11 +117,11 @@ class ReinforcementLearner:
         device: torch.device | str = "cpu",
     ) -> None:
         expect_algorithm(algorithm)
-        expect_number("trajectories", trajectories, 1)
+        expect_whole("trajectories", trajectories)
         expect_number("discount", discount, 0, 1)
         expect_number("gae_lambda", gae_lambda, 0, 1)
         expect_number("later_steps", later_steps)
-        expect_number("curvature_every", curvature_every, 1)
+        expect_whole("curvature_every", curvature_every)
         if algorithm.gradient is not QueryGradient:
             raise ValueError(
                 "Reinforcement learning takes algorithms that descend the loss after adaptation, such as maml, fomaml, "
@@ -289,6 +289,10 @@ class ReinforcementLearner:
         except NonFiniteError:
             if not returns:
                 raise
+            if len(tasks.seed) > 1:  # the others go on: each by itself
+                each = [part(tasks, i, i + 1) for i in range(len(tasks.seed))]
+                curves = [self.evaluate(task, steps, trajectories, last_only=last_only)["return"] for task in each]
+                return {"return": torch.cat(curves)}
             returns += [torch.full_like(returns[0], math.nan)] * (steps + 1 - len(returns))
         return {"return": torch.stack(returns[-1:] if last_only else returns, dim=1)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,11 @@ def save_meta(path: Path, meta: MetaParams, about: dict[str, str]) -> None:
     }
     with replaced(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={"format": f"fewstep-{FORMAT}", **about}))
+
+
+def sha256(file: Path) -> str:
+    """What a file holds, as a fingerprint."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def load_meta(path: Path) -> tuple[MetaParams, dict[str, str]]:
