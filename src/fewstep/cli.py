@@ -521,13 +521,17 @@ def _adapt_to_table(
         found = predict_table(run, support, predict, steps=steps, device=device)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replaced(file) as temporary:
-        temporary.write_text(found.to_csv(), encoding="utf-8")
+        temporary.write_bytes(found.encoded())
     output.print(rows_table(found.header(), found.rows()))
     counts = ", ".join(f"{name} ({rows})" for name, rows in found.support.items())
     note = f"Adapted to {counts}; steps {found.steps}."
     say(note)
     if found.errors:
-        errors = ", ".join(f"{name} {error:.4g}" for name, error in found.errors.items())
+        rows = len(found.tasks)
+        errors = ", ".join(
+            f"{name} {error:.4g}" + (f" (of {found.known[name]} of {rows} rows)" if found.known[name] < rows else "")
+            for name, error in found.errors.items()
+        )
         say(f"Root mean squared error, in your units: {errors}")
     say(f"Wrote {file}")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fewstep
+from fewstep import predict_table
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.train_run import train
 
@@ -147,6 +148,25 @@ def test_a_loss_of_ones_own_adapts_as_it_has_trained(files, tmp_path):
     assert torch.allclose(found.targets[1], expected[0], rtol=1e-5)
     with pytest.raises(RecipeError, match="pass it as `loss=`"):
         fewstep.predict_table(run, *files)
+
+
+def test_rows_that_are_still_to_be_measured_may_stand_beside_those_that_are(fewstep, run, tmp_path, caplog):
+    both = SUPPORT + "-7,new,,\n-4,other,n/a,\n"
+    (tmp_path / "both.csv").write_text(both)
+    found = predict_table(run, tmp_path / "both.csv", tmp_path / "both.csv")
+    assert "left out 2 of 6 rows" in caplog.text
+    assert (found.support, found.known) == ({"new": 3, "other": 1}, {"response": 4})
+    code, out, _ = fewstep("adapt", run, "--support", tmp_path / "both.csv", "--predict", tmp_path / "both.csv")
+    assert code == 0
+    assert "(of 4 of 6 rows)" in out
+
+
+def test_predictions_are_written_as_their_file_is(fewstep, run, files, tmp_path):
+    files[1].write_bytes(QUERIES.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", tmp_path / "o.csv")[0] == 0
+    written = (tmp_path / "o.csv").read_bytes()
+    assert written.startswith(b"\xef\xbb\xbfcompound,log_dose,predicted_response\r\nnew,-6,")
+    assert fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", tmp_path / "o.csv")[0] == 0
 
 
 def test_a_file_with_decimal_commas_is_answered_in_kind(run, files):

@@ -135,7 +135,14 @@ def test_parquet_without_pyarrow_names_the_extra_to_install(tmp_path, monkeypatc
     [
         ("", "holds nothing"),
         ("site,x,y\n", "holds column names only"),
-        ("site;x;y\na;1.234,5;2\n", r"line 2, 'x': '1\.234,5'"),
+        ("site;x;y\na;1.234,56,7;2\n", r"line 2, 'x': '1\.234,56,7'"),
+        ("site;x;y\na;1;1.500\nb;2;950\n", r"'1\.500' in the column 'y' .* three decimals or be thousands"),
+        ("site\tx\ty\na\t1\t1,500\nb\t2\t950\n", r"'1,500' in the column 'y'"),
+        ("site;x;y\na;1,5;1.500\nb;0.25;2\n", r"'1\.500' in the column 'y'"),
+        ("site,x,y\na,lo,1\nb,hi,2\n", r"'x' .* must hold numbers: it has none, but 'lo', 'hi'\. Leave it out"),
+        ("Results of May,,\n\nsite,x,y\na,1,2\n", r"line 3 does, and lines stand above it"),
+        ("Site,x,y\na,1,2\n", r"lacks 'site', .* \('site' is perhaps 'Site'\)"),
+        ("site,x,y\na;1;2\n", r"must have 3 cells, .* with ',' between them: .* line 2 \(1\)"),
         ("site|x|y\na|1|2\n", r"one column 'site\|x\|y', which looks separated by '\|'"),
         ("site x y\na 1 2\n", r"one column 'site x y'\. Save it with commas"),
         (
@@ -151,7 +158,7 @@ def test_parquet_without_pyarrow_names_the_extra_to_install(tmp_path, monkeypatc
             "site,x,y\na,1,2\n,1,2\na,n/a,\n",
             r"3 other cells, line 3, 'site': empty; line 4, 'x': 'n/a'; line 4, 'y': empty",
         ),
-        ("site,x,y\na,inf,2\na,1_0,nan\n", r"line 2, 'x': 'inf'; line 3, 'x': '1_0'; line 3, 'y': 'nan'"),
+        ("site,x,y\na,inf,2\na,1_0,nan\na,1,1\n", r"line 2, 'x': 'inf'; line 3, 'x': '1_0'; line 3, 'y': 'nan'"),
         ("site,x,y\n" + "a,?,1\n" * 25, r"25 other cells, line 2, .* line 11, 'x': '\?'; and 15 more\."),
     ],
 )
@@ -166,9 +173,54 @@ def test_line_numbers_count_lines_within_quotes(tmp_path):
         read(write(tmp_path, text))
 
 
-def test_other_encodings_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"must be UTF-8 text.*Save it as 'CSV UTF-8'"):
-        read(write(tmp_path, SMALL, "utf-16"))
+def test_workbooks_and_other_files_are_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    for content, said in (
+        (b"PK\x03\x04\x14\x00", "is a workbook"),
+        (b"site,x\x00", "neither"),
+        (b"\xff\xfes", "neither"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=said + r".* Save it"):
+            read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_encodings_of_excel_are_read(tmp_path, encoding, caplog):
+    text = SMALL.replace("site", "g\u00fc\u00e9").replace("x", "\u00b5 M", 1)
+    table = read_table(write(tmp_path, text, encoding), "g\u00fc\u00e9", ["\u03bc  M"], ["y"])  # looks the same
+    assert table.groups["b"].inputs.tolist() == [[1], [3]]
+    assert ("read as Windows-1252" in caplog.text) == (encoding == "cp1252")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\n" + SMALL.replace(",", ";"),
+        SMALL.replace("\n", ",,\n").replace("\n", "\n,,,,,\n", 2),
+        SMALL.replace("\n", ",notes,notes\n"),
+    ],
+    ids=["told separator", "empty cells", "repeated columns that nobody asked for"],
+)
+def test_what_spreadsheets_leave_in_files_counts_for_nothing(tmp_path, text):
+    assert read(write(tmp_path, text)).content_hash == read(write(tmp_path, SMALL)).content_hash
+
+
+def test_separators_of_thousands_are_read_where_other_numbers_tell_them(tmp_path, caplog):
+    german = "site;x;y\na;0,5;1.500\na;1,25;950\nb;2;1.234.567,5\nb;3;2 015,3\nb;4;\u22121'500\n"
+    table = read(write(tmp_path, german))
+    assert torch.cat([group.targets for group in table.groups.values()]).flatten().tolist() == [
+        1500,
+        950,
+        1234567.5,
+        2015.3,
+        -1500,
+    ]
+    assert "'1.500' in the column 'y' is read as 1500" in caplog.text
+    english = 'site,x,y\na,0.5,"1,500"\na,1.25,950\nb,2,1.500\n'
+    assert [*read(write(tmp_path, english)).groups["a"].targets.flatten()] == [1500, 950]
+    plain = "site;x;y\na;1;1.500\na;2;2.250\n"  # all with as many decimals
+    assert [*read(write(tmp_path, plain)).groups["a"].targets.flatten()] == [1.5, 2.25]
 
 
 def test_files_that_cannot_be_opened_are_named(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
-from fewstep.tasks.table import read_rows, read_table
+from fewstep.tasks.rows import read_rows
+from fewstep.tasks.table import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from fewstep.core.types import Batch
     from fewstep.learners.supervised import Loss
+    from fewstep.tasks.rows import Rows
     from fewstep.training.records import RunFolder
 
 _NAMED = 10  # so many tasks are named in an error
@@ -43,11 +45,11 @@ class TablePredictions(NamedTuple):
         tasks: The task of each row.
         inputs: In the user's units, float64 `[rows, input columns]`.
         targets: Predicted, in the user's units, float64 `[rows, target columns]`.
-        errors: Root mean squared error of each target, where the file has them too; in the user's units.
+        errors: Root mean squared error of each target that the file has in some rows, in the user's units.
+        known: In how many rows.
         support: The number of support rows of each task.
         steps: Gradient steps.
-        file: All columns of the file, by name.
-        delimiter: Between its columns.
+        file: What was read, with all its columns.
     """
 
     columns: tuple[str, tuple[str, ...], tuple[str, ...]]
@@ -55,10 +57,10 @@ class TablePredictions(NamedTuple):
     inputs: Tensor
     targets: Tensor
     errors: dict[str, float]
+    known: dict[str, int]
     support: dict[str, int]
     steps: int
-    file: dict[str, list[Any]]
-    delimiter: str = ","
+    file: Rows
 
     def header(self) -> list[str]:
         """Task, inputs and predicted targets: these are called `predicted_` and their target."""
@@ -71,16 +73,20 @@ class TablePredictions(NamedTuple):
         return [[task, *(f"{x:.12g}" for x in given), *found] for task, given, found in cells]
 
     def to_csv(self) -> str:
-        """All columns of the file as they are, and the predicted ones after them, in its own way of writing numbers."""
-        text = io.StringIO()
-        kept = [name for name in self.file if name not in self._predicted()]
-        writer = csv.writer(text, lineterminator="\n", delimiter=self.delimiter)
-        writer.writerow([*kept, *self._predicted()])
-        given = zip(*(self.file[name] for name in kept), strict=True)
-        commas = self.delimiter != "," and any("," in str(cell) for name in self.columns[1] for cell in self.file[name])
-        cells = [[cell.replace(".", ",") for cell in row] if commas else row for row in self._cells()]
-        writer.writerows([*row, *found] for row, found in zip(given, cells, strict=True))
+        """All columns of the file as they are, and the predicted ones after them, written as the file is."""
+        text, form = io.StringIO(), self.file.form
+        kept = [place for place, name in enumerate(self.file.header) if name not in self._predicted()]
+        writer = csv.writer(text, lineterminator=form.newline, delimiter=form.delimiter)
+        writer.writerow([*(self.file.header[place] for place in kept), *self._predicted()])
+        commas = self.file.numerals.decimal == {","}
+        for given, cells in zip(self.file.cells, self._cells(), strict=True):
+            found = [cell.replace(".", ",") for cell in cells] if commas else cells
+            writer.writerow([*(given[place] for place in kept), *found])
         return text.getvalue()
+
+    def encoded(self) -> bytes:
+        """`to_csv` in the encoding of the file."""
+        return self.to_csv().encode(self.file.form.encoding)
 
     def _predicted(self) -> list[str]:
         return [f"predicted_{name}" for name in self.columns[2]]
@@ -138,7 +144,9 @@ def predict_table(
             f"{folder.path.name} was trained with a loss from Python: pass it as `loss=`. The command line cannot."
         )
     scale = standardization(folder)
-    measured = read_table(support, tasks.task, tasks.inputs, tasks.targets).groups
+    # Rows that are still to be measured may stand beside those that are.
+    drop = [tasks.task, *tasks.inputs, *tasks.targets] if tasks.incomplete == "drop" else tasks.targets
+    measured = read_table(support, tasks.task, tasks.inputs, tasks.targets, drop=drop).groups
     asked = read_rows(queries, tasks.task, tasks.inputs, whole=True)
     names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
     _require_support(measured, names, support, queries)
@@ -155,18 +163,21 @@ def predict_table(
         targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
     counts = {name: len(measured[name].targets) for name in rows_of}
     columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
-    file = {name: [row[place] for row in asked.cells] for place, name in enumerate(asked.header)}
-    errors = _errors(queries, tasks, targets) if file.keys() >= {*tasks.targets} else {}
-    return TablePredictions(columns, names, inputs, targets, errors, counts, steps, file, asked.delimiter)
+    errors, known = _errors(asked, tasks.targets, targets)
+    return TablePredictions(columns, names, inputs, targets, errors, known, counts, steps, asked)
 
 
-def _errors(queries: str | Path, tasks: TableTasks, predicted: Tensor) -> dict[str, float]:
-    """Of each target, where every row has it."""
-    try:
-        measured = torch.tensor(read_rows(queries, tasks.task, tasks.targets).numbers, dtype=torch.float64)
-    except DataError:
-        return {}
-    return dict(zip(tasks.targets, (predicted - measured).square().mean(0).sqrt().tolist(), strict=True))
+def _errors(asked: Rows, columns: Sequence[str], predicted: Tensor) -> tuple[dict[str, float], dict[str, int]]:
+    """Root mean squared error of each target over the rows that have it, and how many these are."""
+    errors: dict[str, float] = {}
+    known: dict[str, int] = {}
+    for name, found in zip(columns, predicted.unbind(1), strict=True):
+        values = asked.column(name) or []
+        rows = [row for row, value in enumerate(values) if value is not None]
+        if rows:
+            measured = torch.tensor([values[row] for row in rows], dtype=torch.float64)
+            errors[name], known[name] = (found[rows] - measured).square().mean().sqrt().item(), len(rows)
+    return errors, known
 
 
 def _require_support(measured: Mapping[str, Batch], names: list[str], support: str | Path, queries: str | Path) -> None:

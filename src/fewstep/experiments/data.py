@@ -279,7 +279,15 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
     own = table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:") if bundled else Path(tasks.path)
     found = Path((stored or {}).get("file", own))
     path = file if file is not None and not bundled else (found if found.exists() else own)
-    read = table.read_table(path, tasks.task, tasks.inputs, tasks.targets, drop=tasks.incomplete == "drop")
+    columns = [tasks.task, *tasks.inputs, *tasks.targets]
+    read = table.read_table(
+        path,
+        tasks.task,
+        tasks.inputs,
+        tasks.targets,
+        drop=columns if tasks.incomplete == "drop" else (),
+        remedy='Correct or remove these rows, or let training leave them out with tasks.incomplete = "drop".',
+    )
     read = read._replace(groups=_of_enough_rows(read.groups, tasks))
     if stored is None:
         first, second, third = tasks.fractions

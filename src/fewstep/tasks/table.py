@@ -11,25 +11,22 @@ becomes a distribution of tasks in four calls:
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import logging
 import math
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 
 from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError
+from fewstep.tasks.rows import listed, quoted, read_rows, repeated
 from fewstep.tasks.task import Curve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from torch import Generator
 
@@ -37,10 +34,6 @@ Split: TypeAlias = Literal["train", "val", "test"]
 
 DOSE_RESPONSE = Path(__file__).parent / "data" / "dose_response.csv"
 """The bundled example, `compound,log_dose,response`; `benchmarks/make_dose_response.py` describes it."""
-
-log = logging.getLogger(__name__)
-
-_LISTED = 10  # so many examples of a fault are named in an error; the rest are counted
 
 
 class Table(NamedTuple):
@@ -64,13 +57,15 @@ class Table(NamedTuple):
 
 
 def read_table(
-    path: str | Path, task: str, inputs: Sequence[str], targets: Sequence[str], *, drop: bool = False
+    path: str | Path,
+    task: str,
+    inputs: Sequence[str],
+    targets: Sequence[str],
+    *,
+    drop: Collection[str] = (),
+    remedy: str = "Correct or remove these rows.",
 ) -> Table:
-    """Read a CSV or Parquet file into one group of rows for each task.
-
-    A file whose name ends in `.parquet` is read by pyarrow; any other is UTF-8 text with commas, semicolons or tabs
-    between the columns, whose first line names them. Without commas between columns, those in numbers are decimal
-    marks. Further columns are ignored.
+    """Read a CSV or Parquet file, as `read_rows` does, into one group of rows for each task.
 
     Args:
         path: The file.
@@ -78,6 +73,7 @@ def read_table(
         inputs: The input columns, numeric.
         targets: The target columns, numeric.
         drop: As for `read_rows`.
+        remedy: As for `read_rows`.
 
     Returns:
         The rows of each task, in the file's order.
@@ -87,7 +83,7 @@ def read_table(
     """
     _check_roles([task, *inputs, *targets], inputs, targets)
     rows: dict[str, list[list[float]]] = {}
-    read = read_rows(path, task, [*inputs, *targets], drop=drop)
+    read = read_rows(path, task, [*inputs, *targets], drop=drop, remedy=remedy)
     for name, numbers in zip(read.tasks, read.numbers, strict=True):
         rows.setdefault(name, []).append(numbers)
     values = {name: torch.tensor(group, dtype=torch.float64) for name, group in rows.items()}
@@ -98,45 +94,6 @@ def read_table(
     k = len(inputs)
     groups = {name: Batch(group[:, :k], group[:, k:]) for name, group in values.items()}
     return Table(groups, task, tuple(inputs), tuple(targets), digest.hexdigest())
-
-
-class Rows(NamedTuple):
-    """The rows of a file, in its order.
-
-    Attributes:
-        header: The names of all its columns.
-        cells: Of each row, as they stand in the file.
-        tasks: The task of each row.
-        numbers: Of each row, in the order that was asked for.
-        delimiter: Between columns, a comma where the file has none.
-    """
-
-    header: list[str]
-    cells: list[Sequence[Any]]
-    tasks: list[str]
-    numbers: list[list[float]]
-    delimiter: str
-
-
-def read_rows(path: str | Path, task: str, columns: Sequence[str], *, drop: bool = False, whole: bool = False) -> Rows:
-    """The rows of a file as `read_table` takes it.
-
-    Args:
-        path: The file.
-        task: The column that names the task.
-        columns: Numeric columns.
-        drop: Whether to leave out rows that lack their task or a number, and say how many, rather than refuse them.
-        whole: Whether to read further columns too, for `cells`.
-
-    Raises:
-        DataError: As for `read_table`.
-    """
-    path = Path(path).expanduser()
-    if path.suffix.lower() == ".parquet":
-        raw = _read_parquet(path, [task, *columns], whole=whole)
-    else:
-        raw = _read_csv(path, [task, *columns])
-    return _numeric_rows(path, raw, [task, *columns], drop=drop)
 
 
 def split_tasks(
@@ -169,7 +126,7 @@ def split_tasks(
     if count < 3:
         raise DataError(
             f"A table needs at least 3 tasks, one for each of train, val and test: got {count} "
-            f"({_quoted(ordered)}). Add tasks, or check which column `tasks.task` names."
+            f"({quoted(ordered)}). Add tasks, or check which column `tasks.task` names."
         )
     first = min(max(round(count * fractions[0]), 1), count - 2)
     second = min(max(round(count * (fractions[0] + fractions[1])), first + 1), count - 1)
@@ -285,7 +242,8 @@ class TableTasks:
         if short:
             raise DataError(
                 f"Every task needs at least {self.shots + 1} rows, {self.shots} for support and 1 for query: "
-                f"got {len(short)} with fewer, {_listed(short)}. Lower `tasks.shots` or drop these tasks."
+                f"got {len(short)} with fewer, {listed(short)}. Lower `tasks.shots` (--shots), or leave these "
+                'tasks out with tasks.incomplete = "drop".'
             )
 
     def sample(self, num_tasks: int, generator: Generator) -> Task | list[Task]:
@@ -364,189 +322,13 @@ def _mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(constant, 1.0, std)
 
 
-class _Raw(NamedTuple):
-    """Cells as they stand in a file: the column names, then each row after its number, counted in `unit`s."""
-
-    header: list[str]
-    rows: Sequence[tuple[int, Sequence[Any]]]
-    unit: str
-    delimiter: str = ","
-
-
-def _read_csv(path: Path, columns: list[str]) -> _Raw:
-    try:
-        if path.is_dir():
-            raise DataError(f"A table must be a file: got the folder `{path}`. Name the CSV file in it.")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            text = file.read()
-            mark = _delimiter(text.lstrip("\r\n").partition("\n")[0], columns)
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            "A table must be UTF-8 text with commas, semicolons or tabs between the columns, or Parquet in a file that "
-            "ends in `.parquet`: "
-            f"`{path}` is neither ({error}). Save it as 'CSV UTF-8'."
-        ) from error
-    if not rows:
-        raise _empty(path, "nothing")
-    header = [name.strip() for name in rows.pop(0)[1]]
-    if len(header) == 1:
-        raise _one_column(path, header[0])
-    _check_header(path, header, columns)
-    odd = [f"line {line} ({len(row)})" for line, row in rows if len(row) != len(header)]
-    if odd:
-        raise DataError(
-            f"Every line of `{path}` must have {len(header)} cells, as its first has: got "
-            f"{len(odd)} with fewer or more, {_listed(odd)}. Complete these lines, and quote cells that hold "
-            "a comma."
-        )
-    return _Raw(header, rows, "line", mark)
-
-
-def _delimiter(first: str, columns: Sequence[str]) -> str:
-    """Of comma, semicolon and tab the one by which the first line names most of the columns, or else has most."""
-
-    def names(mark: str) -> tuple[int, int]:
-        header = {name.strip() for name in next(csv.reader([first], delimiter=mark, skipinitialspace=True), [])}
-        return len(header.intersection(columns)), len(header)
-
-    return max(",;\t", key=names)
-
-
-def _read_parquet(path: Path, columns: list[str], *, whole: bool) -> _Raw:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            f"Reading `{path}` needs pyarrow: it is not installed. Run `pip install 'fewstep[parquet]'`, or "
-            "save the table as CSV."
-        ) from error
-    try:
-        if path.is_dir():
-            raise DataError(f"A table must be a file: got the folder `{path}`. Name one Parquet file in it.")
-        with path.open("rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
-            _check_header(path, parquet.schema_arrow.names, columns)
-            content = parquet.read(None if whole else columns)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"A Parquet file was expected: `{path}` is not one ({error}). Write it again.") from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    header = content.column_names
-    cells = [content.column(name).to_pylist() for name in header]
-    return _Raw(header, list(enumerate(zip(*cells, strict=True), start=1)), "row")
-
-
 def _check_roles(columns: list[str], inputs: Sequence[str], targets: Sequence[str]) -> None:
     for role, names in (("input", inputs), ("target", targets)):
         if not names:
             raise DataError(f"A table needs at least one {role} column: got none. Name it in `tasks.{role}s`.")
-    repeated = _repeated(columns)
-    if repeated:
+    twice = repeated(columns)
+    if twice:
         raise DataError(
-            f"A column must have one role, task, input or target: got {_quoted(repeated)} more than once. "
+            f"A column must have one role, task, input or target: got {quoted(twice)} more than once. "
             "Name it in one of `tasks.task`, `tasks.inputs` and `tasks.targets`, once."
         )
-
-
-def _check_header(path: Path, header: list[str], columns: list[str]) -> None:
-    repeated = _repeated([name for name in header if name])
-    if repeated:
-        raise DataError(
-            f"The columns of `{path}` must have different names: got {_quoted(repeated)} more than once. "
-            "Rename or remove the repeated columns."
-        )
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise DataError(
-            f"`{path}` must have the columns {_quoted(columns)}: it lacks {_quoted(missing)}, and has "
-            f"{_quoted(header)}. Rename its columns, or correct `tasks.task`, `tasks.inputs` or `tasks.targets`."
-        )
-
-
-def _numeric_rows(path: Path, raw: _Raw, columns: list[str], *, drop: bool) -> Rows:
-    """Rows with their task, named by the first of `columns`, and their numbers in the order of the others."""
-    if not raw.rows:
-        raise _empty(path, "column names only")
-    task, *places = [raw.header.index(name) for name in columns]
-    rows = Rows(raw.header, [], [], [], raw.delimiter)
-    faults: list[str] = []
-    for number, cells in raw.rows:
-        name = "" if cells[task] is None else str(cells[task]).strip()
-        values = [_number(cells[place], decimal_comma=raw.delimiter != ",") for place in places]
-        if name and None not in values:
-            rows.cells.append(cells)
-            rows.tasks.append(name)
-            rows.numbers.append([value for value in values if value is not None])
-            continue
-        wrong = [place for place, value in zip(places, values, strict=True) if value is None]
-        for place in wrong if name else [task, *wrong]:
-            cell = "empty" if cells[place] in (None, "") else repr(cells[place])
-            faults.append(f"{raw.unit} {number}, {raw.header[place]!r}: {cell}")
-    if drop and rows.tasks:
-        if len(rows.tasks) < len(raw.rows):
-            log.warning(
-                "%s: left out %d of %d rows: %s",
-                path,
-                len(raw.rows) - len(rows.tasks),
-                len(raw.rows),
-                _listed(faults, "; "),
-            )
-    elif faults:
-        raise DataError(
-            f"Every row of `{path}` must name its task and have finite numbers where numbers are read: got "
-            f"{len(faults)} other cells, {_listed(faults, '; ')}. Correct or remove these rows, or "
-            'let training leave them out with tasks.incomplete = "drop".'
-        )
-    return rows
-
-
-def _number(cell: Any, *, decimal_comma: bool) -> float | None:
-    """The finite number in a cell, or None. Names such as '12_3' are none, though Python reads 123."""
-    try:
-        value = float(cell.replace(",", ".", 1) if decimal_comma and isinstance(cell, str) else cell)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) and "_" not in str(cell) else None
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    if isinstance(error, FileNotFoundError):
-        return DataError(
-            f"A table was expected at `{path}`: there is no such file. Check the path, which starts from "
-            f"`{Path.cwd()}`. The table of a run that has moved is given as --data."
-        )
-    return DataError(
-        f"The table `{path}` must be readable: got '{error.strerror or error}'. Check the path and its permissions."
-    )
-
-
-def _empty(path: Path, got: str) -> DataError:
-    return DataError(
-        f"A table needs a first line of column names and a row for each example: `{path}` holds {got}. "
-        "Check that it was written to the end."
-    )
-
-
-def _one_column(path: Path, header: str) -> DataError:
-    found = ", which looks separated by '|'" if "|" in header else ""
-    return DataError(
-        f"Columns must be separated by commas, semicolons or tabs: `{path}` has the one column {header!r}{found}. "
-        "Save it with commas between the columns and points in the numbers."
-    )
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return _listed([repr(name) for name in names])
-
-
-def _listed(items: Sequence[str], separator: str = ", ") -> str:
-    rest = len(items) - _LISTED
-    return separator.join(items[:_LISTED]) + (f"{separator}and {rest} more" if rest > 0 else "")

@@ -1,0 +1,104 @@
+"""Numbers as spreadsheets write them: with decimal points or commas, and perhaps separators of thousands.
+
+A cell such as 1.500 is one and a half or one thousand five hundred, as the habit of its country is. The other numbers
+of a file tell which; where they do not, it is not guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Mark: TypeAlias = Literal[".", ","]
+
+_SPACES = re.compile("(?<=\\d)[ \u00a0\u202f'\u2019](?=\\d{3}(?!\\d))")
+"""Separators of thousands that can be nothing else."""
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3})+|(?:,\d{3})+)")
+"""One mark before groups of three digits: of thousands, or a decimal one before three decimals."""
+_BOTH = re.compile(r"[+-]?[1-9]\d{0,2}(?:(?:\.\d{3})+,\d*|(?:,\d{3})+\.\d*)")
+_SMALL = re.compile(r"[+-]?\d{1,3}")
+
+
+@final
+@dataclass(frozen=True)
+class Numerals:
+    """How the numbers of a file are to be read.
+
+    Attributes:
+        decimal: Marks that stand before decimals for certain, in some cell of the file.
+        comma_separated: Whether commas are between its columns, where points are then taken for decimal ones.
+    """
+
+    decimal: frozenset[Mark] = frozenset()
+    comma_separated: bool = True
+
+    @classmethod
+    def of(cls, cells: Iterable[Any], *, comma_separated: bool) -> Numerals:
+        """What these cells tell for certain."""
+        found: set[Mark | None] = {_certain(_text(cell)) for cell in cells if isinstance(cell, str)}
+        return cls(frozenset(mark for mark in found if mark is not None), comma_separated)
+
+    def number(self, cell: Any) -> float | None:
+        """The finite number in a cell, or None. Names such as '12_3' are none, though Python reads 123."""
+        if isinstance(cell, str):
+            cell = self._plain(_text(cell))
+        try:
+            value = float(cell)
+        except (TypeError, ValueError):
+            return None
+        return value if math.isfinite(value) and "_" not in str(cell) else None
+
+    def doubt(self, column: Iterable[Any]) -> str | None:
+        """A cell of a column that may be read in two ways, or None."""
+        cells = [_text(cell) for cell in column if isinstance(cell, str)]
+        beside_small = any(_SMALL.fullmatch(cell) for cell in cells)
+        for cell in cells:
+            if not _GROUPED.fullmatch(cell) or cell.count(_mark(cell)) > 1:
+                continue
+            undecided = not self.decimal and not self.comma_separated and beside_small
+            if undecided or len(self.decimal) == 2:
+                return cell
+        return None
+
+    def separates_thousands(self, cell: Any) -> bool:
+        """Whether the one mark in a cell is taken for a separator of thousands."""
+        text = _text(cell) if isinstance(cell, str) else ""
+        if not _GROUPED.fullmatch(text):
+            return False
+        mark = _mark(text)
+        if text.count(mark) > 1:
+            return True
+        return mark not in self.decimal if self.decimal else (mark == "," and self.comma_separated)
+
+    def _plain(self, text: str) -> str:
+        """As Python writes it."""
+        if _BOTH.fullmatch(text):
+            last = text[max(text.rfind("."), text.rfind(","))]
+            return text.replace("," if last == "." else ".", "").replace(last, ".")
+        return text.replace(_mark(text), "") if self.separates_thousands(text) else text.replace(",", ".", 1)
+
+
+def _text(cell: str) -> str:
+    return _SPACES.sub("", cell.strip().replace("\u2212", "-"))
+
+
+def _mark(text: str) -> Mark:
+    return "," if "," in text else "."
+
+
+def _certain(text: str) -> Mark | None:
+    """The mark that stands before decimals in this number for certain, if there is one."""
+    if _BOTH.fullmatch(text):
+        return "," if text.rfind(",") > text.rfind(".") else "."
+    if text.count(".") + text.count(",") != 1 or _GROUPED.fullmatch(text):
+        return None
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return _mark(text)

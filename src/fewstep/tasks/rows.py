@@ -1,0 +1,356 @@
+"""The rows of the user's table files, as other programs write them: CSV in many dialects, and Parquet."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import logging
+import re
+import unicodedata
+from collections import Counter
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fewstep.errors import DataError
+from fewstep.tasks.numerals import Numerals
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+log = logging.getLogger(__name__)
+
+_LISTED = 10  # so many examples of a fault are named in an error; the rest are counted
+
+
+class Form(NamedTuple):
+    """How a text file is written.
+
+    Attributes:
+        delimiter: Between columns.
+        encoding: As Python names it.
+        newline: At the end of a line.
+    """
+
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    newline: str = "\n"
+
+
+class Rows(NamedTuple):
+    """The rows of a file, in its order.
+
+    Attributes:
+        header: The names of all its columns.
+        cells: Of each row, as they stand in the file.
+        tasks: The task of each row.
+        numbers: Of each row, in the order that was asked for.
+        numerals: How its numbers are read.
+        form: How it is written; of Parquet, how CSV would be.
+    """
+
+    header: list[str]
+    cells: list[Sequence[Any]]
+    tasks: list[str]
+    numbers: list[list[float]]
+    numerals: Numerals
+    form: Form
+
+    def column(self, name: str) -> list[float | None] | None:
+        """The numbers of a further column, None where there is none; None where the file lacks it."""
+        place = _place(self.header, name)
+        return None if place is None else [self.numerals.number(cells[place]) for cells in self.cells]
+
+
+def read_rows(
+    path: str | Path,
+    task: str,
+    columns: Sequence[str],
+    *,
+    drop: Collection[str] = (),
+    whole: bool = False,
+    remedy: str = "Correct or remove these rows.",
+) -> Rows:
+    """Read a CSV or Parquet file.
+
+    A file whose name ends in `.parquet` is read by pyarrow. Any other is text with commas, semicolons or tabs between
+    the columns, in UTF-8, UTF-16 with a byte-order mark or Windows-1252, as Excel writes them. The first line names
+    the columns; empty lines and a first line `sep=;` count for nothing. Names of columns match if they look the same.
+    Numbers have decimal points or commas, see `fewstep.tasks.numerals`.
+
+    Args:
+        path: The file.
+        task: The column that names the task; its values are taken as text.
+        columns: Numeric columns.
+        drop: Columns without whose content a row is left out, and told of, rather than refused.
+        whole: Whether to read further columns too, for `cells`.
+        remedy: What to do about cells that hold no number.
+
+    Raises:
+        DataError: The file cannot be read, lacks a column, has a cell that is no finite number, or one that may be read
+            as two.
+    """
+    path = Path(path).expanduser()
+    is_parquet = path.suffix.lower() == ".parquet"
+    raw = _read_parquet(path, [task, *columns], whole=whole) if is_parquet else _read_csv(path, [task, *columns])
+    return _numeric_rows(path, raw, [task, *columns], drop, remedy)
+
+
+class _Raw(NamedTuple):
+    """Cells as they stand in a file: the column names, then each row after its number, counted in `unit`s."""
+
+    header: list[str]
+    rows: Sequence[tuple[int, Sequence[Any]]]
+    unit: str
+    form: Form = Form()
+
+
+def _read_csv(path: Path, columns: list[str]) -> _Raw:
+    text, encoding = _text_of(path)
+    first, _, rest = text.lstrip("\r\n").partition("\n")
+    told = re.fullmatch(r"\"?sep=(.)\"?", first.strip())  # Excel's own line
+    mark = told[1] if told else _delimiter(first, columns)
+    skipped = text.count("\n") - rest.count("\n") if told else 0
+    try:
+        reader = csv.reader(io.StringIO(rest if told else text, newline=""), delimiter=mark, skipinitialspace=True)
+        rows = [(skipped + reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise _no_table(path, error) from error
+    if not rows:
+        raise _empty(path, "nothing")
+    header = [name.strip() for name in rows[0][1]]
+    if len(header) == 1:
+        raise _one_column(path, header[0])
+    later = next((line for line, row in rows[1:6] if all(_place(row, name) is not None for name in columns)), None)
+    _check_header(path, header, columns, later)
+    rows = [(line, _without_rest(row, len(header))) for line, row in rows[1:]]
+    odd = [f"line {line} ({len(row)})" for line, row in rows if len(row) != len(header)]
+    if odd:
+        raise DataError(
+            f"Every line of `{path}` must have {len(header)} cells, as its first has, with {mark!r} between them: got "
+            f"{len(odd)} with fewer or more, {listed(odd)}. Complete these lines, and quote cells that hold "
+            f"{mark!r}."
+        )
+    return _Raw(header, rows, "line", Form(mark, encoding, "\r\n" if "\r\n" in text else "\n"))
+
+
+def _text_of(path: Path) -> tuple[str, str]:
+    """What a text file holds, and its encoding."""
+    try:
+        if path.is_dir():
+            raise DataError(f"A table must be a file: got the folder `{path}`. Name the CSV file in it.")
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if content.startswith(b"PK\x03\x04"):
+        raise DataError(f"A table must be CSV or Parquet: `{path}` is a workbook. Save its sheet as 'CSV UTF-8'.")
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
+    try:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            if encoding != "utf-8":
+                raise
+            text, encoding = content.decode("cp1252"), "cp1252"
+    except UnicodeDecodeError as error:
+        raise _no_table(path, error) from error
+    if "\0" in text:
+        raise _no_table(path, "it holds zeros")
+    if encoding == "cp1252":
+        log.warning("%s is not in UTF-8: read as Windows-1252", path)
+    return text, encoding
+
+
+def _delimiter(first: str, columns: Sequence[str]) -> str:
+    """Of comma, semicolon and tab the one by which the first line names most of the columns, or else has most."""
+
+    def names(mark: str) -> tuple[int, int]:
+        header = next(csv.reader([first], delimiter=mark, skipinitialspace=True), [])
+        return sum(_place(header, name) is not None for name in columns), len({name.strip() for name in header})
+
+    return max(",;\t", key=names)
+
+
+def _without_rest(row: list[str], length: int) -> list[str]:
+    """A row without empty cells beyond the last column."""
+    return row[:length] if not any(cell.strip() for cell in row[length:]) else row
+
+
+def _read_parquet(path: Path, columns: list[str], *, whole: bool) -> _Raw:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            f"Reading `{path}` needs pyarrow: it is not installed. Run `pip install 'fewstep[parquet]'`, or "
+            "save the table as CSV."
+        ) from error
+    try:
+        if path.is_dir():
+            raise DataError(f"A table must be a file: got the folder `{path}`. Name one Parquet file in it.")
+        with path.open("rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            _check_header(path, names, columns)
+            found = [names[place] for place in (_place(names, name) for name in columns) if place is not None]
+            content = parquet.read(None if whole else found)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"A Parquet file was expected: `{path}` is not one ({error}). Write it again.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    header = content.column_names
+    cells = [content.column(name).to_pylist() for name in header]
+    return _Raw(header, list(enumerate(zip(*cells, strict=True), start=1)), "row")
+
+
+def _place(header: Sequence[str], name: str) -> int | None:
+    """Where a column stands: the one of this very name, or else the only one whose name looks the same."""
+    stripped = [each.strip() for each in header]
+    if name in stripped:
+        return stripped.index(name)
+    alike = [place for place, each in enumerate(stripped) if _look(each) == _look(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _look(name: str) -> str:
+    """Of two signs for micro, say, or a line break for a space, nobody sees which it is."""
+    return " ".join(unicodedata.normalize("NFKC", name).split())
+
+
+def _check_header(path: Path, header: list[str], columns: list[str], later: int | None = None) -> None:
+    repeated = [name for name in columns if header.count(name) > 1]
+    if repeated:
+        raise DataError(
+            f"The columns of `{path}` must have different names: got {quoted(repeated)} more than once. "
+            "Rename or remove the repeated columns."
+        )
+    missing = [name for name in columns if _place(header, name) is None]
+    if not missing:
+        return
+    if later is not None:
+        raise DataError(
+            f"The first line of `{path}` must name the columns: line {later} does, and lines stand above it. Remove "
+            "these lines."
+        )
+    by_look = {_look(name).casefold(): name for name in header}
+    near = [get_close_matches(_look(name).casefold(), by_look, 1) for name in missing]
+    perhaps = [f"{name!r} is perhaps {by_look[found[0]]!r}" for name, found in zip(missing, near, strict=True) if found]
+    raise DataError(
+        f"`{path}` must have the columns {quoted(columns)}: it lacks {quoted(missing)}, and has "
+        f"{quoted(header)}{f' ({listed(perhaps)})' if perhaps else ''}. Rename its columns, or correct `tasks.task`, "
+        "`tasks.inputs` or `tasks.targets`."
+    )
+
+
+def _numeric_rows(path: Path, raw: _Raw, columns: list[str], drop: Collection[str], remedy: str) -> Rows:
+    """Rows with their task, named by the first of `columns`, and their numbers in the order of the others."""
+    if not raw.rows:
+        raise _empty(path, "column names only")
+    task, *places = [place for place in (_place(raw.header, name) for name in columns) if place is not None]
+    by_column = {place: [cells[place] for _, cells in raw.rows] for place in places}
+    numerals = Numerals.of(
+        (cell for cells in by_column.values() for cell in cells), comma_separated=raw.form.delimiter == ","
+    )
+    for place, cells in by_column.items():
+        _check_column(path, raw.header[place], cells, numerals)
+    rows = Rows(raw.header, [], [], [], numerals, raw.form)
+    left_out, faults, fewer = list[str](), list[str](), 0
+    droppable = {place for name in drop if (place := _place(raw.header, name)) is not None}
+    for number, cells in raw.rows:
+        name = "" if cells[task] is None else str(cells[task]).strip()
+        values = [numerals.number(cells[place]) for place in places]
+        wrong = [place for place, value in zip(places, values, strict=True) if value is None]
+        wrong = wrong if name else [task, *wrong]
+        if not wrong:
+            rows.cells.append(cells)
+            rows.tasks.append(name)
+            rows.numbers.append([value for value in values if value is not None])
+            continue
+        told = [f"{raw.unit} {number}, {raw.header[place]!r}: {_shown(cells[place])}" for place in wrong]
+        if droppable.issuperset(wrong):
+            fewer += 1
+            left_out += told
+        else:
+            faults += told
+    if faults or not rows.tasks:
+        faults = faults or left_out
+        raise DataError(
+            f"Every row of `{path}` must name its task and have finite numbers where numbers are read: got "
+            f"{len(faults)} other cells, {listed(faults, '; ')}. {remedy}"
+        )
+    if left_out:
+        log.warning("%s: left out %d of %d rows: %s", path, fewer, len(raw.rows), listed(left_out, "; "))
+    return rows
+
+
+def _check_column(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:
+    """See that a column can be read as numbers, each in one way; tell where thousands are separated."""
+    words = dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell.strip())
+    if len(words) > 1 and all(numerals.number(cell) is None for cell in cells):
+        raise DataError(
+            f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted([*words])}. Leave it out of "
+            "tasks.inputs and tasks.targets, or give it as numbers: categories as a column of 0 and 1 for each."
+        )
+    doubtful = numerals.doubt(cells)
+    if doubtful is not None:
+        raise DataError(
+            f"Numbers must be written in one way: {doubtful!r} in the column {name!r} of `{path}` may have three "
+            "decimals or be thousands. Save the table without separators of thousands, or with the same number of "
+            "decimals everywhere."
+        )
+    if separated := next((cell for cell in cells if numerals.separates_thousands(cell)), None):
+        log.warning("%s: %r in the column %r is read as %g", path, separated, name, numerals.number(separated))
+
+
+def _shown(cell: Any) -> str:
+    return "empty" if cell is None or (isinstance(cell, str) and not cell.strip()) else repr(cell)
+
+
+def _no_table(path: Path, fault: object) -> DataError:
+    return DataError(
+        "A table must be text with commas, semicolons or tabs between the columns, or Parquet in a file that "
+        f"ends in `.parquet`: `{path}` is neither ({fault}). Save it as 'CSV UTF-8'."
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(
+            f"A table was expected at `{path}`: there is no such file. Check the path, which starts from "
+            f"`{Path.cwd()}`. The table of a run that has moved is given as --data."
+        )
+    return DataError(
+        f"The table `{path}` must be readable: got '{error.strerror or error}'. Check the path and its permissions."
+    )
+
+
+def _empty(path: Path, got: str) -> DataError:
+    return DataError(
+        f"A table needs a first line of column names and a row for each example: `{path}` holds {got}. "
+        "Check that it was written to the end."
+    )
+
+
+def _one_column(path: Path, header: str) -> DataError:
+    found = ", which looks separated by '|'" if "|" in header else ""
+    return DataError(
+        f"Columns must be separated by commas, semicolons or tabs: `{path}` has the one column {header!r}{found}. "
+        "Save it with commas between the columns and points in the numbers."
+    )
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that come more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names for an error, the first ones of many."""
+    return listed([repr(name) for name in names])
+
+
+def listed(items: Sequence[str], separator: str = ", ") -> str:
+    """Items for an error, the first ones of many."""
+    rest = len(items) - _LISTED
+    return separator.join(items[:_LISTED]) + (f"{separator}and {rest} more" if rest > 0 else "")
