@@ -130,7 +130,7 @@ def train(
     if seed is not None and seeds is not None:
         raise RecipeError("Give --seed or --seeds, not both.")
     with messages.status("Loading"):
-        from fewstep.experiments.train_run import existing_run, tell_more, with_recorded_choices
+        from fewstep.experiments.train_run import asks_for_more, existing_run, with_recorded_choices
     chosen = _seeds(seeds) if seeds is not None else [seed]
     jobs: list[tuple[Recipe, Path]] = []
     wanted: dict[Path, Recipe] = {}
@@ -155,7 +155,8 @@ def train(
         again += [*(["--device", device] if device != "cpu" else []), "--out", str(folder), "--resume"]
         _train_one(loaded, folder, shlex.join(again), data, device, resume)
         say(f"Trained {loaded.name}: {folder}")
-        tell_more(wanted.get(folder, loaded), loaded)
+        if hint := asks_for_more(wanted.get(folder, loaded), loaded):
+            say(hint, messages)
         say(f"Next: fewstep evaluate {folder}")
 
 
@@ -463,7 +464,7 @@ def adapt(
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Adapt a run on pictures to your own classes, from a few pictures of each; or a run on a table to new tasks."""
+    """Adapt a run to your own few examples: pictures of new classes, or a table's rows of new tasks."""
     with messages.status("Loading"):
         from fewstep.adapting.classifier import is_adapted
         from fewstep.adapting.tables import is_on_table

@@ -29,6 +29,7 @@ except ImportError as error:
 
 from fewstep.adapting.fitting import fit_classifier, fit_regressor, head_policy
 from fewstep.adapting.initialisation import initialisation, preparation_of, untrained
+from fewstep.adapting.tables import tell_of_far
 from fewstep.core.rng import derived_seed
 from fewstep.core.types import Batch
 from fewstep.experiments.build import shapes_of
@@ -64,6 +65,7 @@ class _FewShot(BaseEstimator):
     random_state: Any
     device: str
     n_features_in_: int
+    _columns: Sequence[str]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -110,7 +112,7 @@ class _FewShot(BaseEstimator):
         if self.run is not None and isinstance(tasks, ImageTasks):
             self.preparation_ = preparation_of(self.run)
         if self.run is not None and isinstance(tasks, TableTasks):
-            self.scale_ = standardization(self.run)
+            self.scale_, self._columns = standardization(self.run), tasks.inputs
         if self.preparation_ is None and (shapes := shapes_of(start.recipe)):
             self._require(*shapes, outputs)
         self.steps_ = start.recipe.evaluate.steps if self.steps is None else self.steps
@@ -135,7 +137,10 @@ class _FewShot(BaseEstimator):
             levels = np.rint(255 * X).astype(np.uint8)
             return prepare_arrays(levels.reshape(-1, *_as_picture(self.shape_)), self.preparation_).float() / 255
         rows = torch.tensor(X)
-        rows = rows if self.scale_ is None else self.scale_.inputs(rows)
+        if self.scale_ is not None:
+            rows = self.scale_.inputs(rows)
+            if self.run is not None:
+                tell_of_far(self._columns, rows)
         return rows.reshape(-1, *self.shape_).float()
 
     def _keep(self, adapted: Adapted) -> None:

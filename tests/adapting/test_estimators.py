@@ -170,7 +170,7 @@ def test_fitted_estimators_are_kept_on_disk_and_unfitted_ones_are_cloned(drawing
     assert not hasattr(copy, "module_")
 
 
-def test_a_run_on_a_table_is_used_in_the_users_units(tmp_path):
+def test_a_run_on_a_table_is_used_in_the_users_units(tmp_path, caplog):
     rng = np.random.default_rng(0)
     rows = [
         f"t{task},{a:.3f},{b:.3f},{1000 + 100 * task * a:.3f},{b - task:.3f}"
@@ -199,6 +199,11 @@ def test_a_run_on_a_table_is_used_in_the_users_units(tmp_path):
     adapted = learner.adapt(scale.standardize(fewstep.Batch(torch.tensor(x), torch.tensor(y))), 3)
     expected = scale.restore(adapted(scale.inputs(torch.tensor(x))))
     np.testing.assert_allclose(regressor.predict(x), expected, rtol=1e-5)
+    assert "lie far" not in caplog.text
+    regressor.predict(1000 * x)
+    assert (
+        "Inputs lie far from those that the run was trained with, in standard deviations of these: a (" in caplog.text
+    )
     with pytest.raises(ValueError, match="2 in X and 2 in y: got 2 and 1"):
         regressor.fit(x, y[:, 0])
     with pytest.raises(ValueError, match="2 in X and 2 in y: got 1 and 2"):

@@ -84,7 +84,7 @@ def test_an_unknown_key_is_named_with_file_and_valid_keys(tmp_path):
         ("meta.lr=true", "meta.lr: Input should be a valid number, got True"),
         ("meta.optimizer=adagrad", "meta.optimizer"),
         ("tasks.kind=sin", "tasks.kind: 'sin' is unknown"),
-        ("model={}", "model: `kind` is missing"),
+        ("model={}", "model: `kind` is missing. Valid kinds: 'mlp', 'convnet', 'custom'"),
         ("loss.scale=foo", "loss.scale"),
         ("loss.scale=-1", "loss.scale must be positive"),
         ("loss.scale=ways", "needs tasks with ways"),

@@ -238,6 +238,24 @@ def test_a_task_that_is_no_vector_is_an_error(task: Any, came: str) -> None:
         learner(algorithms.maml(Sgd(0.1))).adapt(task)
 
 
+def test_a_task_of_another_width_is_an_error() -> None:
+    with pytest.raises(FewstepError, match="has 2 numbers: got 3"):
+        learner(algorithms.maml(Sgd(0.1))).adapt(torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (nn.Linear(2, 1), r"must give 2 numbers for each observation.*: got \[1\]"),
+        (nn.LSTM(2, 2), "got a tuple"),
+        (nn.Linear(3, 2), r"observations of this environment, \[examples, 2\]"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_environment_is_an_error(network: nn.Module, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ReinforcementLearner(NAVIGATION, policy_for(NAVIGATION.actions, network), algorithms.maml(Sgd(0.1)))
+
+
 def test_reptile_is_refused() -> None:
     with pytest.raises(ValueError, match="descend the loss after adaptation"):
         learner(algorithms.reptile(Sgd(0.1)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fewstep
 from fewstep.core.rng import generator
 from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
 from fewstep.rl.environment import Continuous, Discrete
@@ -213,10 +214,21 @@ def test_what_cannot_be_sent_to_workers_is_refused_with_what_to_do():
         play(family(lambda task: toys.Toy(task), workers=1), [1.0])
 
 
-@pytest.mark.parametrize(("make", "what"), [(toys.Unbounded, "RescaleAction"), (toys.Seeing, "FlattenObservation")])
+@pytest.mark.parametrize(("make", "what"), [(toys.Unbounded, "ActionWrapper"), (toys.Seeing, "FlattenObservation")])
 def test_other_spaces_are_refused_with_the_wrapper_to_use(make, what):
     with pytest.raises(FewstepError, match=what):
         family(make)
+
+
+def test_a_function_that_makes_nothing_is_named():
+    with pytest.raises(FewstepError, match="must return a Gymnasium environment for a task: got None"):
+        family(lambda task: None)
+
+
+def test_a_single_environment_is_no_family():
+    recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "mlp"}, "loss": {"kind": "reinforce"}}
+    with pytest.raises(FewstepError, match="GymnasiumFamily makes tasks of them"):
+        fewstep.train(recipe | {"algorithm": {"kind": "maml"}}, out="nowhere", tasks=toys.Toy(1.0))
 
 
 def test_wrong_actions_and_old_episodes_are_refused():

@@ -522,6 +522,13 @@ def test_other_constants_in_the_users_module_are_refused(tmp_path):
         fewstep.load(run, model=Scaled(3.0))
 
 
+def test_frozen_parameters_are_told_of_before_a_run_that_needs_them(tmp_path, caplog):
+    net = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Linear(8, 1))
+    net[0].requires_grad_(False)
+    train(tmp_path / "run", "model={kind='custom'}", "meta.iterations=1", model=net)
+    assert "2 frozen parameters are not stored" in caplog.text
+
+
 def test_files_of_a_run_can_be_read_by_whoever_may_read_its_folder(tmp_path):
     run = train(tmp_path / "run", "meta.iterations=4")
     modes = {p.name: p.stat().st_mode & 0o777 for p in run.path.glob("*.*")}

@@ -125,8 +125,8 @@ def _adapted(learner: SupervisedLearner, support: Batch, steps: int) -> Adapted:
     adapted = learner.adapt(support, steps)
     if not all(value.isfinite().all() for value in adapted.params.values()):
         raise NonFiniteError(
-            f"Adaptation must stay finite: after {steps} steps it is not. Take fewer (--steps), or begin with another "
-            "head (--head)."
+            f"Adaptation must stay finite: after {steps} steps it is not. Check the units of the examples, take "
+            "fewer steps, or begin with another head."
         )
     return adapted
 

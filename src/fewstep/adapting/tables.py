@@ -150,7 +150,7 @@ def predict_table(
     asked = read_rows(queries, tasks.task, tasks.inputs, whole=True)
     names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
     _require_support(measured, names, support, queries)
-    _tell_of_far(tasks.inputs, scale.inputs(torch.cat([inputs, *(measured[name].inputs for name in set(names))])))
+    tell_of_far(tasks.inputs, scale.inputs(torch.cat([inputs, *(measured[name].inputs for name in set(names))])))
     start = initialisation(folder, model, checkpoint, "mse" if loss is None else "custom", loss)
     steps = recipe.evaluate.steps if steps is None else steps
     targets = torch.empty(len(names), len(tasks.targets), dtype=torch.float64)
@@ -190,7 +190,7 @@ def _require_support(measured: Mapping[str, Batch], names: list[str], support: s
         )
 
 
-def _tell_of_far(columns: Sequence[str], inputs: Tensor) -> None:
+def tell_of_far(columns: Sequence[str], inputs: Tensor) -> None:
     """Warn of columns that lie where nothing was learned, another unit for instance; inputs are standardised."""
     farthest = dict(zip(columns, inputs.abs().amax(0).tolist(), strict=True))
     far = [f"{name} ({distance:.0f})" for name, distance in farthest.items() if distance > _FAR]

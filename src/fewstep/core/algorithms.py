@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from fewstep.core.expect import counted
+from fewstep.core.expect import counted, expect_number
 from fewstep.core.meta import Displacement, QueryGradient
 from fewstep.core.rules import Detached, Except, LearnedSgd, Only, Sgd, UpdateRule, expect_rule
 
@@ -75,6 +75,7 @@ def boil(rule: UpdateRule, steps: int = 1, head: Patterns = "head.*") -> Algorit
 
 def meta_sgd(inner_lr: float, steps: int = 1) -> Algorithm:
     """Meta-SGD (Li et al. 2017): theta' = theta - a * grad L(theta), learning a elementwise beside theta."""
+    expect_number("inner_lr", inner_lr)  # its rule is given: a rate is all that there is to choose
     return Algorithm(LearnedSgd(inner_lr, per="parameter"), steps)
 
 

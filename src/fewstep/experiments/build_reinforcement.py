@@ -61,6 +61,10 @@ def _checked(custom: Environment | None) -> Environment:
             came = "none was passed"
         elif isinstance(custom, type):
             came = f"the class {custom.__name__} was passed, not one made of it"
+        elif hasattr(custom, "observation_space"):
+            came = (
+                "a single Gymnasium environment was passed (fewstep.rl.envs.family.GymnasiumFamily makes tasks of them)"
+            )
         else:
             came = wrong or f"{type(custom).__name__} has no {missing[0]!r}"
         raise RecipeError(

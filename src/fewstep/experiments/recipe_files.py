@@ -276,13 +276,19 @@ def _explain_one(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing. Keys here: {valid}."
     if detail["type"] == "union_tag_not_found":
-        return f"{key}: `kind` is missing. {detail['msg']}."
+        return f"{key}: `kind` is missing. Valid kinds: {', '.join(map(repr, _kinds(key)))}."
     if detail["type"] == "union_tag_invalid":
         context = detail.get("ctx", {})
         return f"{key}.kind: {context.get('tag')!r} is unknown. Valid kinds: {context.get('expected_tags')}."
     message = detail["msg"].removeprefix("Value error, ")
     got = "" if isinstance(detail["input"], BaseModel | dict) else f", got {detail['input']!r}"
     return f"{key + ': ' if key else ''}{message}{got}."
+
+
+def _kinds(key: str) -> list[str]:
+    """Of the section with this name."""
+    members = get_args(Recipe.model_fields[key].annotation)
+    return [kind for member in members for kind in get_args(member.model_fields["kind"].annotation)]
 
 
 def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:

@@ -91,8 +91,9 @@ def train(
         loaded = load_recipe(recipe, with_recorded_choices(path, settings) if resume else settings)
     existing = existing_run(path, loaded, resume)
     if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
-        if not isinstance(recipe, Recipe):
-            tell_more(load_recipe(recipe, settings), loaded)
+        hint = None if isinstance(recipe, Recipe) else asks_for_more(load_recipe(recipe, settings), loaded)
+        if hint:
+            log.warning(hint)
         return existing
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
@@ -104,6 +105,9 @@ def train(
         log.info("The meta-gradient is not compiled: for images of this size that takes too long on a GPU")
     learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
     begun_from: dict[str, Any] = {}
+    frozen = 0 if model is None else sum(not parameter.requires_grad for parameter in model.parameters())
+    if frozen:
+        log.warning("%d frozen parameters are not stored with the run: to load it, a module must have the same", frozen)
     if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
         begun_from = _begin_at(learner, open_run(loaded.meta.start))
     if 0 < loaded.meta.iterations < loaded.validation.every:
@@ -137,16 +141,15 @@ def train(
     return run
 
 
-def tell_more(asked: Recipe, recorded: Recipe) -> None:
-    """Say it where a finished run has fewer iterations than its recipe now asks for."""
+def asks_for_more(asked: Recipe, recorded: Recipe) -> str | None:
+    """What to say where a finished run has fewer iterations than its recipe now asks for."""
     more = asked.meta.iterations
-    if more > recorded.meta.iterations and recorded.meta.schedule == "constant":
-        log.warning(
-            "The run has its %d iterations; the recipe now says %d. To go on to these, set meta.iterations=%d "
-            "(--set meta.iterations=%d).",
-            recorded.meta.iterations,
-            *(more, more, more),
-        )
+    if more <= recorded.meta.iterations or recorded.meta.schedule != "constant":
+        return None
+    return (
+        f"The run has its {recorded.meta.iterations} iterations; the recipe now says {more}. To go on to these, set "
+        f"meta.iterations={more} (--set meta.iterations={more})."
+    )
 
 
 def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fewstep.core.expect import counted, expect_number, expect_whole
 from fewstep.core.functional import FunctionalModule, expect_module
 from fewstep.core.meta import QueryGradient
 from fewstep.core.over_tasks import vectorized
+from fewstep.core.rng import generator
 from fewstep.core.rules import InEachTask, Slowed, UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
 from fewstep.core.trees import detach, index, part
@@ -136,6 +137,7 @@ class ReinforcementLearner:
         self.policy = FunctionalModule(policy).to(device)
         self.policy.train(False)  # what was sampled and what is replayed must not differ by dropout
         check_rule(algorithm.rule, self.policy.params)
+        self._try(environment.observation_size)
         self.environment, self.algorithm = environment, algorithm
         self.iteration = 0
         params = self.policy.params
@@ -147,6 +149,15 @@ class ReinforcementLearner:
         self._each_policy = vmapped(self.policy)
         self._kl = Divergence(self._adapted_policy, _kl_from_behaviour)
         self._act = run(vmapped(self._action))
+
+    def _try(self, features: int) -> None:
+        like = next(iter(self.policy.params.values()))
+        try:
+            self.policy.check_pure(like.new_zeros(2, features))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"A policy must take observations of this environment, [examples, {features}]: {error}"
+            ) from error
 
     def step(self, tasks: Mdp) -> dict[str, float]:
         """One meta-update (Algorithm 3, lines 3-10).
@@ -317,6 +328,9 @@ class ReinforcementLearner:
                 f"A task is a tensor [parameters]: got {what}. Give one task, a single number as `torch.tensor([0.3])`."
             )
         steps = max(self.algorithm.steps, 1) if steps is None else steps
+        (width,) = self.environment.sample_tasks(1, generator(seed)).shape[1:]
+        if len(came) != width:
+            raise FewstepError(f"A task of this environment has {width} numbers: got {len(came)}.")
         tasks = Mdp(task[None], torch.tensor([seed]))
         *_, last = self.rollouts(tasks, steps)
         return self.policy.as_module(index(last.params, 0))

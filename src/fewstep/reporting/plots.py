@@ -254,7 +254,7 @@ def _set_scale(axes: Axes, means: Iterable[float], metric: str) -> None:
         axes.set_yscale("log")
         axes.set_ylim(min(known) / 1.6, max(known) * 1.6)
     elif metric != "accuracy" and min(known) >= 0:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1.06 * max(known)))
     elif metric == "accuracy":
         axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 102))
 

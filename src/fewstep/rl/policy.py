@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class GaussianPolicy(nn.Module):
 
     def forward(self, observations: Tensor) -> Gaussian:
         """Distributions for observations `[..., features]`, one or many."""
-        mean = _apply(self.network, observations)
+        mean = _apply(self.network, observations, len(self.log_std))
         return Gaussian(mean, self.log_std.clamp(min=self._least).expand_as(mean))
 
 
@@ -130,15 +130,16 @@ class CategoricalPolicy(nn.Module):
 
     Args:
         network: f, any module from `[examples, features]` to `[examples, count]`.
+        count: Actions to choose from.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, count: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._count = network, count
 
     def forward(self, observations: Tensor) -> Categorical:
         """Distributions for observations `[..., features]`, one or many."""
-        return Categorical(_apply(self.network, observations))
+        return Categorical(_apply(self.network, observations, self._count))
 
 
 def policy_for(actions: ActionSpace, network: nn.Module) -> GaussianPolicy | CategoricalPolicy:
@@ -148,7 +149,9 @@ def policy_for(actions: ActionSpace, network: nn.Module) -> GaussianPolicy | Cat
         actions: What there is to choose from.
         network: Any module from `[examples, features]` to `[examples, outputs_for(actions)]`.
     """
-    return GaussianPolicy(network, actions.size) if isinstance(actions, Continuous) else CategoricalPolicy(network)
+    if isinstance(actions, Continuous):
+        return GaussianPolicy(network, actions.size)
+    return CategoricalPolicy(network, actions.count)
 
 
 def outputs_for(actions: ActionSpace) -> int:
@@ -163,8 +166,15 @@ def draw_noise(actions: ActionSpace, shape: tuple[int, ...], generator: torch.Ge
     return torch.rand(*shape, generator=generator)
 
 
-def _apply(network: nn.Module, observations: Tensor) -> Tensor:
+def _apply(network: nn.Module, observations: Tensor, outputs: int) -> Tensor:
     """The network on all observations at once, as examples; or on a single one."""
-    if observations.dim() == 1:
-        return network(observations[None])[0]
-    return network(observations.flatten(0, -2)).unflatten(0, observations.shape[:-1])
+    single = observations.dim() == 1
+    examples = observations[None] if single else observations.flatten(0, -2)
+    came: Any = network(examples)
+    if not isinstance(came, Tensor) or came.shape != (len(examples), outputs):
+        what = list(came.shape[1:]) if isinstance(came, Tensor) else f"a {type(came).__name__}"
+        raise ValueError(
+            f"A policy's network must give {outputs} numbers for each observation, as there are actions to choose "
+            f"from or elements in one: got {what}. `fewstep.rl.policy.outputs_for(actions)` is that number."
+        )
+    return came[0] if single else came.unflatten(0, observations.shape[:-1])

@@ -111,6 +111,8 @@ def train(
         state = load_checkpoint(path)
         learner.load_state_dict(state["learner"])
         progress = _Progress(**state["progress"])
+    elif (run.path / "metrics.jsonl").is_file():
+        log.warning("%s was stopped before its first checkpoint: it begins again", run.path)
     run.forget_metrics_after(learner.iteration)
     started = saved = time.monotonic()
     earlier = progress.seconds

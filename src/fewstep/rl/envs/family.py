@@ -173,6 +173,10 @@ class GymnasiumFamily:
             environment = guarded(0, "make", partial(self._make, task))
         except SlotError as error:
             raise _failed(task, error) from error.__cause__
+        if not hasattr(environment, "observation_space"):
+            raise FewstepError(
+                f"`make` must return a Gymnasium environment for a task: got {environment!r}. Does it lack a `return`?"
+            )
         observations, actions = environment.observation_space, environment.action_space
         environment.close()
         if not isinstance(observations, extras.gymnasium().spaces.Box):
@@ -250,8 +254,8 @@ def _actions(space: Any) -> ActionSpace:
     if isinstance(space, spaces.Box) and space.is_bounded():
         return Continuous(int(np.prod(space.shape)))
     raise FewstepError(
-        f"Actions are expected to be Discrete, or a Box with finite bounds: got {space}. Wrap the environment, for "
-        "instance in gymnasium.wrappers.RescaleAction."
+        f"Actions are expected to be Discrete, or a Box with finite bounds: got {space}. Wrap the environment in a "
+        "gymnasium.ActionWrapper that has such a space and translates its actions."
     )
 
 
