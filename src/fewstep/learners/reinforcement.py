@@ -79,7 +79,7 @@ class ReinforcementLearner:
     adapts to every task with fresh trajectories for each step, and writes down what it sampled; it records no
     gradient. `_adapted` then *replays* that adaptation on what was written down, as a function of the meta-parameters:
     the trajectories are constants, the inner gradients are not. The replay alone is what the meta-update
-    differentiates, and evaluates at other meta-parameters. Both walk the same `core.adaptation_path`.
+    differentiates, and evaluates at other meta-parameters. Both walk the same `core.adapt.adaptation_path`.
 
     Args:
         environment: The distribution of tasks.
