@@ -80,7 +80,8 @@ def validated(iteration: int, score: float, **more):
 
 
 def test_each_run_has_a_panel_with_truth_support_and_predictions():
-    figure = plots._adaptation({"MAML": example(), "pretrained": example()}, "x", "y")
+    named = example() | {"columns": ["x", "y"]}
+    figure = plots._adaptation({"MAML": named, "pretrained": named})
     left, right = figure.axes
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["MAML, 2 shots", "pretrained, 2 shots"]
     assert lines(left) == {
@@ -97,7 +98,7 @@ def test_each_run_has_a_panel_with_truth_support_and_predictions():
 
 def test_only_steps_that_were_predicted_are_drawn_and_look_alike_in_all_panels():
     few, many = example(s0=[0.0] * 3, s10=[1.0] * 3), example()
-    figure = plots._adaptation({"few": few, "many": many}, "x", "y")
+    figure = plots._adaptation({"few": few, "many": many})
     assert "after 1 gradient step" not in lines(figure.axes[0])
     assert len(legend(figure)) == 5
     drawn = [{line.get_label(): line.get_color() for line in axes.lines} for axes in figure.axes]
@@ -106,7 +107,7 @@ def test_only_steps_that_were_predicted_are_drawn_and_look_alike_in_all_panels()
 
 def test_a_prediction_that_diverges_does_not_flatten_the_task(tmp_path):
     wild = example(s0=[0.0] * 3, s1=[1e9] * 3, s10=[math.nan, math.inf, -math.inf])
-    figure = plots._adaptation({"wild": wild}, "x", "y")
+    figure = plots._adaptation({"wild": wild})
     low, high = figure.axes[0].get_ylim()
     assert -2.5 < low < -1
     assert 1 < high < 2.5
@@ -115,7 +116,7 @@ def test_a_prediction_that_diverges_does_not_flatten_the_task(tmp_path):
 
 def test_a_flat_task_has_limits():
     flat = example(s0=[0.0] * 3) | {"truth": [0.0] * 3, "support": {"inputs": [1.0], "targets": [0.0]}}
-    low, high = plots._adaptation({"flat": flat}, "x", "y").axes[0].get_ylim()
+    low, high = plots._adaptation({"flat": flat}).axes[0].get_ylim()
     assert low < 0 < high
 
 

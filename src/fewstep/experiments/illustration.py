@@ -48,7 +48,10 @@ def illustrate(
         if isinstance(seen, Navigation) and isinstance(distribution, Mdps):
             write_json(run.path / "illustration.json", _walks(distribution, learner, plan))
     elif curve is not None and (data.standardization is None or data.standardization.columns == (1, 1)):
-        write_json(run.path / "illustration.json", _predictions(curve, data, learner.adapt, plan))
+        tasks = run.config["tasks"]
+        columns = {"columns": [tasks["inputs"][0], tasks["targets"][0]]} if tasks["kind"] == "table" else {}
+        examples = _predictions(curve, data, learner.adapt, plan)
+        write_json(run.path / "illustration.json", [example | columns for example in examples])
 
 
 def _walks(distribution: Mdps, learner: ReinforcementLearner, plan: Evaluate) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import MaxNLocator
@@ -189,7 +190,9 @@ def _draw_parts(axes: Axes, inspection: Inspection) -> None:
         axes.plot(steps, means, color=colour, ls=dashes, marker="o", ms=width + 1.6, lw=width, label=label, zorder=4)
         low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
         axes.fill_between(steps, low, high, color=colour, alpha=0.16, lw=0, zorder=2)
-    dress(axes, title="What the head alone gives", x="Gradient steps", y=sentence(_metric(inspection)))
+    dress(
+        axes, title="What the head alone gives", x="Gradient steps", y=textwrap.fill(sentence(_metric(inspection)), 38)
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if inspection["metric"] == "accuracy":
         axes.set_ylim(0, 102)

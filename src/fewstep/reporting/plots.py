@@ -56,25 +56,17 @@ _AFTER = (
 """Colour and dashes of predictions: dotted before adaptation, then dashed, as in the paper's Figure 2."""
 
 
-def adaptation_figure(
-    examples: Mapping[str, Mapping[str, Any]],
-    path: str | Path,
-    *,
-    inputs: str = "Input",
-    targets: str = "Target",
-) -> None:
+def adaptation_figure(examples: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
     """Adaptation to one task, a panel for each run (the paper's Figure 2).
 
     Args:
         examples: By label, an example as `reading.illustrations` gives it.
         path: Ends in .png, .svg or .pdf.
-        inputs: Name and unit of the input.
-        targets: Name and unit of the target.
 
     Raises:
         RunError: There is no example, or the file cannot be written.
     """
-    save(path, lambda: _adaptation(examples, inputs, targets))
+    save(path, lambda: _adaptation(examples))
 
 
 def learning_curve_figure(entries: Sequence[Entry], path: str | Path) -> None:
@@ -110,13 +102,15 @@ def training_figure(runs: Mapping[str, RunFolder], path: str | Path) -> None:
 # --- adaptation to one task
 
 
-def _adaptation(examples: Mapping[str, Mapping[str, Any]], inputs: str, targets: str) -> Figure:
+def _adaptation(examples: Mapping[str, Mapping[str, Any]]) -> Figure:
     if not examples:
         raise RunError("An adaptation figure needs at least one example: got none. Run `fewstep evaluate RUN` first.")
     figure = new_figure(max(0.6 + 3.3 * len(examples), 4.4), 3.3)
     panels = figure.subplots(1, len(examples), sharey=True, squeeze=False)[0]
     steps = sorted({int(step) for example in examples.values() for step in example["predictions"]})
     styles = dict(zip([step for step in steps if step], _AFTER * len(steps), strict=False)) | {0: _BEFORE}
+    named = {tuple(example.get("columns", ("Input", "Target"))) for example in examples.values()}
+    inputs, targets = named.pop() if len(named) == 1 else ("Input", "Target")
     for axes, (label, example) in zip(panels, examples.items(), strict=True):
         axes.plot(example["grid"], example["truth"], color=_TRUTH, lw=1.1, label="truth", zorder=3)
         for step in sorted(map(int, example["predictions"])):
@@ -304,7 +298,7 @@ def _training(runs: Mapping[str, RunFolder]) -> Figure:
     _set_scale(above, [loss for points in losses.values() for _, loss in points], measure)
     for axes in below:
         _draw_validations(axes, checks, styles)
-    figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     legend(figure, [above, *below])
     if validated:
