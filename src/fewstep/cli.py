@@ -10,7 +10,7 @@ import time
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fewstep.errors import DataError, FewstepError, Interrupted, NonFiniteError, RecipeError
 from fewstep.memory import keep_freed_memory
+from fewstep.names import Checkpoint, Method, Normalization
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,10 +52,6 @@ DataOption = Annotated[
     typer.Option(help="Where data sets lie (else FEWSTEP_DATA), or a folder or table of your own that moved."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
-
-
-Checkpoint: TypeAlias = Literal["best", "final"]
-Split: TypeAlias = Literal["val", "test"]
 
 
 class ExportName(StrEnum):
@@ -197,13 +194,9 @@ def evaluate(
     queries: Annotated[int | None, typer.Option(min=1, help="Query examples (per class).")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Inner steps; any number.")] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks.")] = None,
-    split: Annotated[Split, typer.Option(help="Which tasks.")] = "test",
-    normalization: Annotated[
-        Literal["transductive", "support", "running"] | None, typer.Option(help="Batch normalisation of queries.")
-    ] = None,
-    method: Annotated[
-        Literal["finetune", "nearest_neighbour"] | None, typer.Option(help="Of a pretrained classifier.")
-    ] = None,
+    split: Annotated[Literal["val", "test"], typer.Option(help="Which tasks.")] = "test",
+    normalization: Annotated[Normalization | None, typer.Option(help="Batch normalisation of queries.")] = None,
+    method: Annotated[Method | None, typer.Option(help="Of a pretrained classifier.")] = None,
     trajectories: Annotated[int | None, typer.Option(min=1, help="Of an environment: episodes for each step.")] = None,
     checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
     data: DataOption = None,
@@ -257,7 +250,7 @@ def inspect(
     tasks: Annotated[
         int | None, typer.Option(min=1, help="How many tasks; by default the recipe's, at most 200.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which tasks.")] = "test",
+    split: Annotated[Literal["val", "test"], typer.Option(help="Which tasks.")] = "test",
     head: Annotated[
         str | None,
         typer.Option(metavar="PATTERN", help="The head's parameters, such as 'head.*'; else the last linear layer."),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from fewstep.adapting.initialisation import Initialisation, LossName
     from fewstep.learners.adapted import Adapted
     from fewstep.learners.heads import HeadPolicy
+    from fewstep.names import Checkpoint
     from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
 
@@ -61,7 +62,7 @@ class _FewShot(BaseEstimator):
     run: str | Path | None
     steps: int | None
     model: nn.Module | None
-    checkpoint: Literal["best", "final"]
+    checkpoint: Checkpoint
     random_state: Any
     device: str
     n_features_in_: int
@@ -191,7 +192,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         steps: int | None = None,
         head: HeadPolicy | None = None,
         model: nn.Module | None = None,
-        checkpoint: Literal["best", "final"] = "best",
+        checkpoint: Checkpoint = "best",
         random_state: Any = 0,
         device: str = "cpu",
     ) -> None:
@@ -207,7 +208,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         steps: int | None = None,
         head: HeadPolicy | None = None,
         model: nn.Module | None = None,
-        checkpoint: Literal["best", "final"] = "best",
+        checkpoint: Checkpoint = "best",
         device: str = "cpu",
     ) -> Self:
         """The estimator of a run that can be adapted; the constructor, as scikit-learn's do, looks only at `fit`.
@@ -307,7 +308,7 @@ class FewShotRegressor(RegressorMixin, _FewShot):
         *,
         steps: int | None = None,
         model: nn.Module | None = None,
-        checkpoint: Literal["best", "final"] = "best",
+        checkpoint: Checkpoint = "best",
         random_state: Any = 0,
         device: str = "cpu",
     ) -> None:
@@ -326,7 +327,7 @@ class FewShotRegressor(RegressorMixin, _FewShot):
         *,
         steps: int | None = None,
         model: nn.Module | None = None,
-        checkpoint: Literal["best", "final"] = "best",
+        checkpoint: Checkpoint = "best",
         device: str = "cpu",
     ) -> Self:
         """As `FewShotClassifier.from_run`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.learners.heads import HeadPolicy
+    from fewstep.names import Checkpoint
     from fewstep.tasks.archives import Member
     from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
@@ -42,7 +43,7 @@ def adapt(
     steps: int | None = None,
     head: HeadPolicy | None = None,
     model: nn.Module | None = None,
-    checkpoint: Literal["best", "final"] = "best",
+    checkpoint: Checkpoint = "best",
     device: str = "cpu",
 ) -> AdaptedClassifier:
     """A classifier of the user's own classes, from a few pictures of each.

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from fewstep.adapting.initialisation import Initialisation
     from fewstep.core.algorithms import Algorithm
-    from fewstep.core.normalization import Normalization
     from fewstep.core.types import Batch
     from fewstep.learners.adapted import Adapted
     from fewstep.learners.supervised import Loss
+    from fewstep.names import Normalization
 
 DEFAULT_HEAD: HeadPolicy = "prototype"
 """For another number of ways than trained: the best on meta-validation tasks (docs/results.md). It needs a bias."""

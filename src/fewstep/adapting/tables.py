@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fewstep.core.types import Batch
     from fewstep.learners.supervised import Loss
+    from fewstep.names import Checkpoint
     from fewstep.tasks.rows import Rows
     from fewstep.training.records import RunFolder
 
@@ -112,7 +113,7 @@ def predict_table(
     steps: int | None = None,
     model: nn.Module | None = None,
     loss: Loss | None = None,
-    checkpoint: Literal["best", "final"] = "best",
+    checkpoint: Checkpoint = "best",
     device: str = "cpu",
 ) -> TablePredictions:
     """Adapt a run's initialisation to each task of a table, and predict the targets of further rows.

@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 
 from fewstep.core.convolution import with_own_convolutions
-from fewstep.core.normalization import Normalization, Statistics, TaskNorm, named_modules, with_own_norms
+from fewstep.core.normalization import Statistics, TaskNorm, named_modules, with_own_norms
 from fewstep.core.recurrence import with_own_recurrence
+from fewstep.names import Normalization
 
 if TYPE_CHECKING:
     from collections.abc import Generator

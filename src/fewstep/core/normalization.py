@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,16 @@ from torch.nn.utils import parametrizations
 
 from fewstep.core.context import is_recording_for_compiler
 
-Normalization: TypeAlias = Literal["transductive", "support", "running"]
-"""Whose statistics batch normalisation uses.
-
-- transductive: each batch its own, support and query apart (the paper).
-- support: queries are normalised by the support set's statistics under the adapted parameters, so that a prediction
-  does not depend on which other queries come with it: what a deployed classifier of single pictures needs.
-- running: the running statistics stored in the module, frozen: a pretrained network.
-"""
+if TYPE_CHECKING:
+    from fewstep.names import Normalization
 
 Statistics: TypeAlias = dict[str, tuple[Tensor, Tensor]]
 """Mean and (biased) variance `[channels]` for each batch-normalisation layer, by its name."""
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""PyTorch's own layers."""
 # A subclass with a forward of its own does something else besides (an activation, say): it is left as it is.
-_BATCH_NORM_FORWARDS = {kind.forward for kind in _BATCH_NORMS}
+_BATCH_NORM_FORWARDS = {kind.forward for kind in BATCH_NORMS}
 _TORCH_WEIGHT_NORM: Any = getattr(parametrizations, "_WeightNorm", ())
 
 
@@ -123,7 +118,7 @@ def with_own_norms(module: nn.Module, normalization: Normalization) -> nn.Module
     norms: dict[nn.Module, nn.Module] = {
         norm: TaskNorm(cast("nn.BatchNorm2d", norm), normalization, name)
         for name, norm in named_modules(module)
-        if isinstance(norm, _BATCH_NORMS) and type(norm).forward in _BATCH_NORM_FORWARDS
+        if isinstance(norm, BATCH_NORMS) and type(norm).forward in _BATCH_NORM_FORWARDS
     }
     for layer in module.modules():
         if isinstance(layer, _TORCH_WEIGHT_NORM):

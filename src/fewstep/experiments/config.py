@@ -29,7 +29,6 @@ from fewstep.experiments.sections import (
     MlpModel,
     NavigationTasks,
     NonNegativeInt,
-    Normalization,
     OmniglotTasks,
     Pretrained,
     ReinforceLoss,
@@ -38,6 +37,7 @@ from fewstep.experiments.sections import (
     TableTasks,
     Validation,
 )
+from fewstep.names import Normalization
 
 PAYS_TO_COMPILE = {"mlp": 20_000, "convnet": 128_000}
 """Iterations from which compiling saves more time than it takes, by the kind of model; of convolutional ones times

@@ -21,7 +21,6 @@ from fewstep.experiments.sections import (
     Pretrained,
     ReinforceLoss,
     SinusoidTasks,
-    Split,
     TableTasks,
 )
 from fewstep.rl.sampling import Mdps
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
     from fewstep.core.types import Batch
     from fewstep.experiments.config import Recipe
+    from fewstep.names import Split
     from fewstep.rl.environment import Environment
     from fewstep.tasks.task import TaskDistribution
 

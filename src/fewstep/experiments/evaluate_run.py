@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from fewstep.core.normalization import Normalization
     from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import CustomTasks, Data
-    from fewstep.experiments.sections import Evaluate, Split
+    from fewstep.experiments.sections import Evaluate
     from fewstep.learners.supervised import Loss
+    from fewstep.names import Checkpoint, Normalization, Split
     from fewstep.training.records import RunFolder
 
 
@@ -53,7 +53,7 @@ def evaluate(
     normalization: Normalization | None = None,
     method: Method | None = None,
     trajectories: int | None = None,
-    checkpoint: Literal["best", "final"] = "best",
+    checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
     task_distribution: CustomTasks | None = None,
@@ -118,7 +118,7 @@ def evaluate_each(
     steps: int | None = None,
     tasks: int | None = None,
     split: Split = "test",
-    checkpoint: Literal["best", "final"] = "best",
+    checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
     task_distribution: CustomTasks | None = None,

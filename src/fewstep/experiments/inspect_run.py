@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
-    from fewstep.experiments.sections import Evaluate, Split
+    from fewstep.experiments.sections import Evaluate
     from fewstep.learners.supervised import Loss
+    from fewstep.names import Checkpoint, Split
     from fewstep.tasks.task import TaskDistribution
     from fewstep.training.records import RunFolder
 
@@ -57,7 +58,7 @@ def inspect(
     tasks: int | None = None,
     split: Split = "test",
     head: str | None = None,
-    checkpoint: Literal["best", "final"] = "best",
+    checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
     task_distribution: TaskDistribution | Mapping[str, TaskDistribution] | None = None,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
-    from fewstep.experiments.sections import Split
     from fewstep.learners.supervised import Loss
+    from fewstep.names import Split
     from fewstep.rl.environment import Environment
 
 READY = Path(__file__).parent.parent / "ready"

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from fewstep.names import Distance, Method, Normalization
+
 _MOST = 10**9  # beyond it, memory would end before patience
 NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
 PositiveInt = Annotated[int, Field(gt=0, le=_MOST)]
@@ -19,9 +21,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
 
-Split = Literal["train", "val", "test"]
-
-
 def _sum_to_one(fractions: list[float]) -> list[float]:
     if not math.isclose(sum(fractions), 1):
         raise ValueError("tasks.fractions must sum to 1")
@@ -30,9 +29,6 @@ def _sum_to_one(fractions: list[float]) -> list[float]:
 
 Fractions = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3), AfterValidator(_sum_to_one)]
 """Shares of meta-train, meta-validation and meta-test."""
-Normalization = Literal["transductive", "support", "running"]
-Method = Literal["finetune", "nearest_neighbour"]
-Distance = Literal["euclidean", "cosine"]
 
 
 class SinusoidTasks(Section):
@@ -365,7 +361,7 @@ class Meta(Section):
     lr: PositiveFloat = 1e-3
     """Outer step size beta; of the optimizers but trpo."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the optimizer sgd."""
+    """Momentum of the optimizer sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of all that the outer loop learns, learned rates included."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -377,13 +373,13 @@ class Meta(Section):
     start: str | None = None
     """A run, or a ready initialisation, to begin at its meta-parameters, where names and shapes agree with it."""
     max_kl: PositiveFloat = 0.01
-    """Of the optimizer trpo: how far a meta-update may change the adapted policies."""
+    """Radius of the trust region (optimizer trpo): how far a meta-update may change the adapted policies."""
     curvature: Literal["exact", "finite_differences"] = "exact"
-    """Of the optimizer trpo."""
+    """How the trust region is measured (optimizer trpo)."""
     curvature_every: PositiveInt = 1
-    """Of the optimizer trpo: the curvature is measured on every so many-th time step."""
+    """Every so many-th time step is what the trust region is measured on (optimizer trpo)."""
     cg_iterations: PositiveInt = 10
-    """Of the optimizer trpo: iterations of the conjugate gradient, each a product with the curvature."""
+    """Iterations of the conjugate gradient (optimizer trpo), each a product with the curvature."""
     clip_value: PositiveFloat | None = None
     """Bound on every element of the meta-gradient."""
     clip_norm: PositiveFloat | None = None
@@ -417,13 +413,13 @@ class Variant(Section):
     """A further evaluation beside the first, different in what it gives."""
 
     shots: PositiveInt | None = None
-    """As above."""
+    """Support examples; by default those of the first evaluation."""
     queries: PositiveInt | None = None
-    """As above."""
+    """Query examples; by default those of the first evaluation."""
     normalization: Normalization | None = None
-    """As above."""
+    """Policy of batch normalisation; by default that of the first evaluation."""
     method: Method | None = None
-    """As above."""
+    """How a pretrained classifier solves the tasks; by default as in the first evaluation."""
 
 
 class Evaluate(Section):

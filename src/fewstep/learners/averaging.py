@@ -19,9 +19,9 @@ from fewstep.learners.supervised import Loss, OptimizerFactory, SupervisedLearne
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fewstep.core.normalization import Normalization
     from fewstep.core.rules import UpdateRule
     from fewstep.learners.adapted import Adapted
+    from fewstep.names import Normalization
 
 Regularizer = Literal["none", "l2", "to_mean"]
 

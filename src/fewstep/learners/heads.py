@@ -20,13 +20,16 @@ all logits, and to no gradient, since sum_c (p_c - y_c) = 0.
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from fewstep.core.normalization import Normalization, named_modules, with_own_norms
+from fewstep.core.normalization import named_modules, with_own_norms
 from fewstep.core.types import Batch, MetaParams, Params
+
+if TYPE_CHECKING:
+    from fewstep.names import Normalization
 
 HeadPolicy: TypeAlias = Literal["trained", "zero", "mean", "prototype"]
 """How the head for new classes comes about; "trained" is for as many as were trained."""

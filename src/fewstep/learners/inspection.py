@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fewstep.core.normalization import Normalization
     from fewstep.core.types import Task
     from fewstep.learners.supervised import SupervisedLearner
+    from fewstep.names import Normalization
 
 
 def sensitivity(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.core.functional import FunctionalModule, Normalization
+from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import same_size_groups
 from fewstep.core.normalization import policy_followed
 from fewstep.core.over_tasks import auto
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from fewstep.learners.supervised import Loss
-
-Distance: TypeAlias = Literal["euclidean", "cosine"]
+    from fewstep.names import Distance, Normalization
 
 
 def nearest_neighbour_scores(

@@ -12,10 +12,10 @@ from fewstep.core.types import Batch, MetaParams, Params
 from fewstep.learners.nearest_neighbour import NearestNeighbour
 
 if TYPE_CHECKING:
-    from fewstep.core.normalization import Normalization
     from fewstep.core.types import Task
     from fewstep.learners.adapted import Adapted
     from fewstep.learners.supervised import SupervisedLearner
+    from fewstep.names import Normalization
 
 
 @final

@@ -15,6 +15,7 @@ from fewstep.core.context import vmapped
 from fewstep.core.expect import counted, expect_number, expect_whole
 from fewstep.core.functional import FunctionalModule, expect_module
 from fewstep.core.meta import QueryGradient
+from fewstep.core.normalization import BATCH_NORMS
 from fewstep.core.over_tasks import vectorized
 from fewstep.core.rng import generator
 from fewstep.core.rules import InEachTask, Slowed, UpdateRule, check_rule, selected
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from fewstep.rl.policy import Distribution
 
 log = logging.getLogger(__name__)
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Recording(NamedTuple):
@@ -129,7 +128,7 @@ class ReinforcementLearner:
                 f"anil, meta_sgd and joint: got one with gradient={algorithm.gradient!r}. Use one of these."
             )
         expect_module(policy)
-        if any(isinstance(part, _BATCH_NORMS) for part in policy.modules()):
+        if any(isinstance(part, BATCH_NORMS) for part in policy.modules()):
             raise ValueError(
                 "A policy must act on an observation in the same way whatever stands beside it: got one with batch "
                 "normalisation, whose statistics differ between sampling and the meta-update. Use none, or LayerNorm."

@@ -18,7 +18,7 @@ from fewstep.core.expect import counted
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.layers import by_layer, movement
 from fewstep.core.meta import meta_gradient, same_size_groups
-from fewstep.core.normalization import Normalization, Statistics, policy_followed
+from fewstep.core.normalization import Statistics, policy_followed
 from fewstep.core.over_tasks import auto
 from fewstep.core.rules import UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
@@ -30,6 +30,7 @@ from fewstep.learners.learner import take_over
 
 if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
+    from fewstep.names import Normalization
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,13 @@ from fewstep.errors import DataError
 from fewstep.tasks.archives import listing
 from fewstep.tasks.images import list_classes
 from fewstep.tasks.prepared import PreparedImages, prepare
-from fewstep.tasks.table import Split, split_tasks
+from fewstep.tasks.table import split_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
+    from fewstep.names import Split
     from fewstep.tasks.archives import Member
     from fewstep.tasks.images import Preparation
 

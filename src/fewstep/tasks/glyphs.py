@@ -12,7 +12,7 @@ import logging
 import unicodedata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import PIL
 import torch
@@ -26,7 +26,8 @@ from fewstep.tasks.prepared import PreparedImages, cached
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Split = Literal["train", "val", "test"]
+    from fewstep.names import Split
+
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import json
 import logging
 from importlib import resources
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from fewstep.errors import DataError
 from fewstep.tasks.archives import Member, contents, folder_or_archive, list_members, listing
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from fewstep.names import Split
+
 log = logging.getLogger(__name__)
 
-Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 PUBLISHED = 600
 """Pictures of each class in the published set."""

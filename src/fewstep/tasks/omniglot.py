@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from importlib import resources
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from fewstep.names import Split
 
 HOME = "https://github.com/brendenlake/omniglot/tree/master/python"
 PARTS = {"images_background": 964, "images_evaluation": 659}
@@ -94,7 +96,7 @@ def load_omniglot(data: Path | None = None, cache: Path | None = None) -> Omnigl
     return OmniglotImages(images, tuple(prepared.classes), prepared.content_hash)
 
 
-def omniglot_split(omniglot: OmniglotImages, split: Literal["train", "val", "test"]) -> Tensor:
+def omniglot_split(omniglot: OmniglotImages, split: Split) -> Tensor:
     """The characters of one split: 1100 of meta-train, 100 of meta-validation, 423 of meta-test.
 
     The sizes are those of the paper's code, whose lists depended on the order of files on a disk. These lists

@@ -15,7 +15,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Generator
 
-Split: TypeAlias = Literal["train", "val", "test"]
+    from fewstep.names import Split
 
 DOSE_RESPONSE = Path(__file__).parent / "data" / "dose_response.csv"
 """The bundled example, `compound,log_dose,response`; `benchmarks/make_dose_response.py` describes it."""
