@@ -20,6 +20,7 @@ from fewstep.core.rules import (
     Only,
     Sgd,
     UpdateRule,
+    _Wrapper,
     check_rule,
     selected,
 )
@@ -296,3 +297,14 @@ def test_a_rate_that_is_none_is_refused(rule: Any, rate: Any) -> None:
 def test_numbers_out_of_bounds_are_refused(build: Any, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         build()
+
+
+def test_a_rule_of_ones_own_that_returns_no_state_is_named() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Forgetful(_Wrapper):
+        def __call__(self, *args: Any) -> Any:
+            return super().__call__(*args)[0]
+
+    params, rule = {"w": draw(3)}, Forgetful(Sgd(0.1))
+    with pytest.raises(ValueError, match=r"\(params, state\): Forgetful returned a dict"):
+        adapt(lambda theta, target: ((theta["w"] - target) ** 2).sum(), meta_params(params, rule), [draw(3)], rule)

@@ -168,6 +168,12 @@ def test_resume_leaves_a_finished_run_alone(tmp_path):
     assert {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()} == before
 
 
+def test_a_resume_with_another_module_is_refused_by_name(tmp_path):
+    train(tmp_path / "run", "model={kind='custom'}", "meta.iterations=2", model=mlp(1, 1, (8,)))
+    with pytest.raises(RunError, match="of another model or rule than this one"):
+        train(tmp_path / "run", "model={kind='custom'}", "meta.iterations=4", model=mlp(1, 1, (9,)), resume=True)
+
+
 def test_a_finished_run_says_that_its_recipe_now_asks_for_more(tmp_path, caplog):
     run = train(tmp_path / "run", "meta.iterations=2")
     recipe = run.config | {"meta": run.config["meta"] | {"iterations": 5}}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fewstep.core.rules import State, UpdateRule, selected
+from fewstep.core.rules import State, UpdateRule, checked_step, selected
 from fewstep.core.trees import detach
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def updated(
     Returns:
         theta' and the rule's new state.
     """
-    adapted, state = rule(selected(params, rule), grads, state, learned, step)
+    adapted, state = checked_step(rule, rule(selected(params, rule), grads, state, learned, step))
     return params | adapted, state
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, final, get_args
 
 import torch
 from torch import Tensor
@@ -82,6 +82,21 @@ def expect_rule(rule: object) -> None:
             f"An inner rule is a value that nothing changes: got {rule!r}, which has no hash. Make its class "
             "`@dataclass(frozen=True)`."
         )
+
+
+def checked_step(rule: UpdateRule, came: Any) -> tuple[Params, State]:
+    """What a rule, perhaps of the user's own, returned.
+
+    Raises:
+        ValueError: It is not the parameters after the step and the state.
+    """
+    kind = type(cast("object", came))
+    if issubclass(kind, tuple) and len(came) == 2:
+        return came
+    raise ValueError(
+        f"An inner rule returns the parameters after a step and its state, (params, state): {type(rule).__name__} "
+        f"returned a {kind.__name__}. One without state returns what it was given."
+    )
 
 
 def selected(params: Params, rule: UpdateRule) -> Params:

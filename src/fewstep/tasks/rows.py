@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fewstep.errors import DataError
 from fewstep.tasks.numerals import Numerals
@@ -91,6 +91,10 @@ def read_rows(
         DataError: The file cannot be read, lacks a column, has a cell that is no finite number, or one that may be read
             as two.
     """
+    if not isinstance(cast("Any", path), str | Path):
+        raise DataError(
+            f"A table is a CSV or Parquet file: got a {type(path).__name__}. For arrays there is `FewShotRegressor`."
+        )
     path = Path(path).expanduser()
     is_parquet = path.suffix.lower() == ".parquet"
     raw = _read_parquet(path, [task, *columns], whole=whole) if is_parquet else _read_csv(path, [task, *columns])

@@ -16,7 +16,7 @@ import torch
 
 from fewstep.core.rng import derived_seed, generator
 from fewstep.core.trees import leaves
-from fewstep.errors import Interrupted, NonFiniteError
+from fewstep.errors import Interrupted, NonFiniteError, RunError
 from fewstep.training.checkpoint import load_checkpoint, save_checkpoint, save_meta
 
 if TYPE_CHECKING:
@@ -109,7 +109,10 @@ def train(
     progress = _Progress()
     if path.is_file():
         state = load_checkpoint(path)
-        learner.load_state_dict(state["learner"])
+        try:
+            learner.load_state_dict(state["learner"])
+        except ValueError as error:
+            raise RunError(f"{path} is of another model or rule than this one: {error}") from error
         progress = _Progress(**state["progress"])
     elif (run.path / "metrics.jsonl").is_file():
         log.warning("%s was stopped before its first checkpoint: it begins again", run.path)
