@@ -40,34 +40,35 @@ class Numerals:
     @classmethod
     def of(cls, cells: Iterable[Any], *, comma_separated: bool) -> Numerals:
         """What these cells tell for certain."""
-        found: set[Mark | None] = {_certain(_text(cell)) for cell in cells if isinstance(cell, str)}
-        return cls(frozenset(mark for mark in found if mark is not None), comma_separated)
+        found = set[Mark]()
+        for cell in cells:
+            if isinstance(cell, str) and ("," in cell or ("." in cell and "." not in found)):
+                mark = _certain(_text(cell))
+                found |= {mark} if mark else set()
+        return cls(frozenset(found), comma_separated)
 
     def number(self, cell: Any) -> float | None:
         """The finite number in a cell, or None. Names such as '12_3' are none, though Python reads 123."""
-        if isinstance(cell, str):
-            cell = self._plain(_text(cell))
-        try:
-            value = float(cell)
-        except (TypeError, ValueError):
-            return None
-        return value if math.isfinite(value) and "_" not in str(cell) else None
+        if not isinstance(cell, str):
+            return _float(cell)
+        value = None if "," in cell or self.decimal == {","} else _float(cell)  # which nearly always is all
+        return _float(self._plain(_text(cell))) if value is None else value
 
     def doubt(self, column: Iterable[Any]) -> str | None:
         """A cell of a column that may be read in two ways, or None."""
+        if len(self.decimal) == 1 or (not self.decimal and self.comma_separated):
+            return None
         cells = [_text(cell) for cell in column if isinstance(cell, str)]
         beside_small = any(_SMALL.fullmatch(cell) for cell in cells)
-        for cell in cells:
-            if not _GROUPED.fullmatch(cell) or cell.count(_mark(cell)) > 1:
-                continue
-            undecided = not self.decimal and not self.comma_separated and beside_small
-            if undecided or len(self.decimal) == 2:
-                return cell
-        return None
+        if not beside_small and not self.decimal:  # all of them with as many decimals
+            return None
+        return next((cell for cell in cells if _GROUPED.fullmatch(cell) and cell.count(_mark(cell)) == 1), None)
 
     def separates_thousands(self, cell: Any) -> bool:
         """Whether the one mark in a cell is taken for a separator of thousands."""
-        text = _text(cell) if isinstance(cell, str) else ""
+        if not isinstance(cell, str) or not ("," in cell or self.decimal == {","} or cell.count(".") > 1):
+            return False
+        text = _text(cell)
         if not _GROUPED.fullmatch(text):
             return False
         mark = _mark(text)
@@ -81,6 +82,14 @@ class Numerals:
             last = text[max(text.rfind("."), text.rfind(","))]
             return text.replace("," if last == "." else ".", "").replace(last, ".")
         return text.replace(_mark(text), "") if self.separates_thousands(text) else text.replace(",", ".", 1)
+
+
+def _float(cell: Any) -> float | None:
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) and "_" not in str(cell) else None
 
 
 def _text(cell: str) -> str:

@@ -118,7 +118,7 @@ def _read_csv(path: Path, columns: list[str]) -> _Raw:
     skipped = text.count("\n") - rest.count("\n") if told else 0
     try:
         reader = csv.reader(io.StringIO(rest if told else text, newline=""), delimiter=mark, skipinitialspace=True)
-        rows = [(skipped + reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        rows = [(skipped + reader.line_num, row) for row in reader if "".join(row).strip()]
     except csv.Error as error:
         raise _no_table(path, error) from error
     if not rows:
@@ -179,7 +179,7 @@ def _delimiter(first: str, columns: Sequence[str]) -> str:
 
 def _without_rest(row: list[str], length: int) -> list[str]:
     """A row without empty cells beyond the last column."""
-    return row[:length] if not any(cell.strip() for cell in row[length:]) else row
+    return row[:length] if len(row) > length and not "".join(row[length:]).strip() else row
 
 
 def _read_parquet(path: Path, columns: list[str], *, whole: bool) -> _Raw:
@@ -290,8 +290,9 @@ def _numeric_rows(path: Path, raw: _Raw, columns: list[str], drop: Collection[st
 
 def _check_column(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:
     """See that a column can be read as numbers, each in one way; tell where thousands are separated."""
-    words = dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell.strip())
-    if len(words) > 1 and all(numerals.number(cell) is None for cell in cells):
+    has_number = any(numerals.number(cell) is not None for cell in cells)
+    words = {} if has_number else dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell.strip())
+    if len(words) > 1:
         raise DataError(
             f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted([*words])}. Leave it out of "
             "tasks.inputs and tasks.targets, or give it as numbers: categories as a column of 0 and 1 for each."
