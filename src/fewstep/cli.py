@@ -238,9 +238,10 @@ def evaluate(
     if as_json:
         print(json.dumps(results[0]))
         return
+    from fewstep.reporting.reading import with_errors
     from fewstep.reporting.tables import evaluation_table
 
-    output.print(evaluation_table([(run.resolve().name, result) for result in results]))
+    output.print(evaluation_table([entry for result in results for entry in with_errors(run.resolve().name, result)]))
 
 
 @app.command()

@@ -14,6 +14,7 @@ from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.build import build_model
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import load_recipe
+from fewstep.reporting.reading import with_errors
 
 TINY = ["meta.iterations=2", "meta.batch_size=2", "execution.over_tasks=sequential", "evaluate={tasks=2, steps=1}"]
 RECIPE = """
@@ -159,3 +160,32 @@ def test_more_pixels_allow_more_blocks():
             assert build_model(load_recipe(values)).head.in_features >= 2
             with pytest.raises(RecipeError, match="to nothing"):
                 load_recipe(values, [f"model.blocks={blocks + 1}"])
+
+
+def test_errors_of_a_table_are_told_for_each_target_in_its_own_unit(tmp_path):
+    rows = [f"{t},{x},{t * x},{-1e6 * t * x**2}" for t in (1, 2, 3) for x in range(8)]
+    (tmp_path / "t.csv").write_text("\n".join(["t,x,small,large", *rows]))
+    columns = {"task": "t", "inputs": ["x"], "targets": ["small", "large"], "shots": 4}
+    recipe = {
+        "tasks": {"kind": "table", "path": str(tmp_path / "t.csv"), **columns},
+        "model": {"kind": "mlp", "hidden": [8]},
+        "loss": {"kind": "mse"},
+        "algorithm": {"kind": "maml", "inner_lr": 0.01, "steps": 1},
+        "meta": {"batch_size": 2, "iterations": 2},
+        "evaluate": {"steps": 2},
+    }
+    run = fewstep.train(recipe, out=tmp_path / "run")
+    found = fewstep.evaluate(run)
+    assert found["tasks"] == 1  # whose squared error is the mean of its targets'
+    units = fewstep.standardization(run).target_std.tolist()
+    for step, point in enumerate(found["steps"]):
+        errors = [
+            found["rmse"][name][step]["mean"] / unit for name, unit in zip(["small", "large"], units, strict=True)
+        ]
+        assert sum(error**2 for error in errors) / 2 == pytest.approx(point["mean"], rel=1e-5)
+    assert found["rmse"]["large"][0]["mean"] > 1e4 * found["rmse"]["small"][0]["mean"]
+    assert {"rmse of small", "rmse of large"}.isdisjoint(run.metrics()[-1])
+    shown = [(each["metric"], each["steps"]) for _, each in with_errors("run", found)]
+    assert [metric for metric, _ in shown] == ["standardised_mse", "rmse of small", "rmse of large"]
+    assert shown[2][1] == found["rmse"]["large"]
+    assert found["normalization"] is None  # there is none in the network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -244,7 +245,17 @@ def _loss(recipe: Recipe, custom: Loss | None) -> tuple[Loss, dict[str, Loss]]:
         return custom, {}
     if recipe.loss.kind == "cross_entropy":
         return functional.cross_entropy, {"accuracy": accuracy}
-    return mean_squared_error, {}
+    columns = recipe.tasks.targets if isinstance(recipe.tasks, TableTasks) else []
+    return mean_squared_error, {rmse_of(name): partial(_column_rmse, i) for i, name in enumerate(columns)}
+
+
+def rmse_of(target: str) -> str:
+    """The metric of one target column of a table, beside the loss of all: its root-mean-square error."""
+    return f"rmse of {target}"
+
+
+def _column_rmse(column: int, outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets)[..., column].square().mean().sqrt()
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

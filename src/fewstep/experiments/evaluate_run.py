@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import metric_of
+from fewstep.experiments.build import metric_of, rmse_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
@@ -186,6 +186,7 @@ def evaluate_each(
             evaluation = _curves(learner, loaded, plan, split, progress)
             result = described(chosen, plan, evaluation, split) | {
                 **({} if others is None else {"tasks_from": others}),
+                **_errors(chosen, loaded, evaluation),
                 "inner_lr": None if _has_no_rate(learner, plan) else chosen.algorithm.inner_lr,
                 "checkpoint": checkpoint,
                 "iteration": learner.iteration,
@@ -273,12 +274,21 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "shots": plan.shots,
         "queries": plan.queries,
         "trajectories": plan.trajectories,
-        "normalization": plan.normalization,
+        "normalization": None if getattr(recipe.model, "norm", None) == "none" else plan.normalization,
         "seed": recipe.seed,
         "steps": points(evaluation.curves[metric]),
         "evaluation_seed": plan.seed,
         "fingerprint": evaluation.fingerprint,
     }
+
+
+def _errors(recipe: Recipe, data: Data, evaluation: Evaluation) -> dict[str, Any]:
+    """Of each target column of a table, in its own unit: the tasks' root-mean-square errors, along the steps."""
+    if data.standardization is None or recipe.loss.kind != "mse":
+        return {}
+    assert isinstance(recipe.tasks, TableTasks)
+    units = zip(recipe.tasks.targets, data.standardization.target_std.tolist(), strict=True)
+    return {"rmse": {name: points(unit * evaluation.curves[rmse_of(name)]) for name, unit in units}}
 
 
 def _name_of_metric(recipe: Recipe) -> str:
@@ -305,7 +315,7 @@ def _name(result: Mapping[str, Any]) -> str:
     else:
         method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
         shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
-        own = [*method, shots, queries, *sizes, result["normalization"]]
+        own = [*method, shots, queries, *sizes, *filter(None, [result["normalization"]])]
     return "-".join([*others, result["split"], *own, result["checkpoint"]])
 
 

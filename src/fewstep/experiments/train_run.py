@@ -227,8 +227,9 @@ def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[]
             at_once=data.at_once,
             last_only=True,
         )
-        last = {name: values[:, -1].mean().item() for name, values in evaluation.curves.items()}
         metric = metric_of(recipe)
+        known = [name for name in ("loss", metric) if name in evaluation.curves]
+        last = {name: evaluation.curves[name][:, -1].mean().item() for name in known}
         return {"score": -last[metric] if metric in MORE_IS_BETTER else last[metric], "steps": steps, **last}
 
     return validate

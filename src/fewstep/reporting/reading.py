@@ -93,6 +93,13 @@ def curve(evaluation: Mapping[str, Any]) -> list[Point]:
     return [Point(row["step"], unit * finite(row["mean"]), unit * finite(row[key])) for row in evaluation["steps"]]
 
 
+def with_errors(label: str, evaluation: Mapping[str, Any]) -> list[Entry]:
+    """An evaluation, and as others beside it the error of each target column of a table, in its own unit."""
+    errors: Mapping[str, Any] = evaluation.get("rmse", {})
+    beside = [{**evaluation, "metric": f"rmse of {target}", "steps": steps} for target, steps in errors.items()]
+    return [(label, one) for one in (evaluation, *beside)]
+
+
 def finite(value: float | None) -> float:
     """A number that can be shown: nan for whatever is missing or not finite."""
     return value if value is not None and math.isfinite(value) else math.nan
