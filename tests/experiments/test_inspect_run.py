@@ -70,7 +70,7 @@ def test_a_module_and_tasks_of_ones_own_are_inspected_with_a_head_by_name(tmp_pa
     as_rows = lambda out, targets: (out - targets).square().mean()  # noqa: E731
     how = {"task_distribution": Sinusoid(queries=10), "loss": as_rows}
     settings = ["model={kind='custom'}", "tasks={kind='custom'}", "loss={kind='custom'}", "algorithm.inner_lr=0.01"]
-    run = train(tmp_path / "run", *settings, tasks=how["task_distribution"], loss=as_rows, **own)
+    run = train(tmp_path / "run", *settings, task_distribution=how["task_distribution"], loss=as_rows, **own)
     with pytest.raises(RecipeError, match=r"last linear layer: this model has none among 1.weight"):
         inspect(run, **own, **how)
     result = inspect(run, head="2.*", **own, **how)

@@ -204,39 +204,34 @@ CUSTOM: dict[str, Any] = {
 def test_an_environment_and_a_network_of_your_own(tmp_path: Path) -> None:
     with_module = CUSTOM | {"model": {"kind": "custom"}}
     for name, recipe, model in (("mlp", CUSTOM, None), ("module", with_module, nn.Linear(1, 1))):
-        run = library.train(recipe, out=tmp_path / name, tasks=Push(), model=model)
+        run = library.train(recipe, out=tmp_path / name, task_distribution=Push(), model=model)
         result = library.evaluate(run, task_distribution=Push(), model=model)
         assert result["metric"] == "return"
-        policy = library.load(run, environment=Push(), model=model).adapt(torch.tensor([0.5]))
+        policy = library.load(run, task_distribution=Push(), model=model).adapt(torch.tensor([0.5]))
         assert policy(torch.zeros(1, 1)).mean.shape == (1, 1)
 
 
 def test_the_oracle_of_an_environment_of_your_own_sees_the_task(tmp_path: Path) -> None:
     recipe = CUSTOM | {"tasks": {"kind": "custom", "trajectories": 3, "reveal": True}}
-    run = library.train(recipe, out=tmp_path / "oracle", tasks=Push())
-    assert library.load(run, environment=Push()).environment.observation_size == 2
+    run = library.train(recipe, out=tmp_path / "oracle", task_distribution=Push())
+    assert library.load(run, task_distribution=Push()).environment.observation_size == 2
 
 
 def test_what_is_no_environment_is_refused(tmp_path: Path) -> None:
     endless = Push(horizon=0)
     for tasks, words in (
         (object(), "object has no 'observation_size'"),
-        (None, r"tasks come from Python: .*`fewstep.evaluate\(..., task_distribution=...\)`"),
+        (None, r"tasks come from Python: pass them as `task_distribution=`, to `fewstep.train`"),
         (Push, "the class Push was passed, not one made of it"),
         (endless, "its horizon must be a whole number of at least 1, and is 0"),
     ):
         with pytest.raises(RecipeError, match=words):
-            library.train(CUSTOM, out=tmp_path / "none", tasks=tasks)
-
-
-def test_an_environment_in_the_place_of_a_number_of_tasks_is_told_where_it_goes(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"is a number of tasks: got Push. Pass .* as `task_distribution=`"):
-        library.evaluate(tmp_path, tasks=Push())  # type: ignore[arg-type]
+            library.train(CUSTOM, out=tmp_path / "none", task_distribution=tasks)
 
 
 def test_an_environment_that_breaks_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"rewards before adaptation .* Nothing was updated"):
-        library.train(CUSTOM, out=tmp_path / "broken", tasks=Push(broken=True))
+        library.train(CUSTOM, out=tmp_path / "broken", task_distribution=Push(broken=True))
 
 
 def test_figures_show_runs_of_one_kind(run: Any, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_a_function_that_makes_nothing_is_named():
 def test_a_single_environment_is_no_family():
     recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "mlp"}, "loss": {"kind": "reinforce"}}
     with pytest.raises(FewstepError, match="GymnasiumFamily makes tasks of them"):
-        fewstep.train(recipe | {"algorithm": {"kind": "maml"}}, out="nowhere", tasks=toys.Toy(1.0))
+        fewstep.train(recipe | {"algorithm": {"kind": "maml"}}, out="nowhere", task_distribution=toys.Toy(1.0))
 
 
 def test_wrong_actions_and_old_episodes_are_refused():

@@ -98,28 +98,31 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, number, schedul
 def test_before_the_first_iteration_is_done_a_signal_stops_at_once(tmp_path):
     class Stopping(Sinusoid):
         def sample(self, num_tasks, generator):
-            signal.raise_signal(signal.SIGTERM)
+            if num_tasks == 7:  # a meta-batch
+                signal.raise_signal(signal.SIGTERM)
             return super().sample(num_tasks, generator)
 
     recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
-    recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}}
+    recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}, "meta": {"batch_size": 7}}
     with pytest.raises(Interrupted, match="before the first iteration was done"):
-        fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), tasks=Stopping())
+        fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), task_distribution=Stopping())
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-def test_a_distribution_that_draws_other_numbers_of_tasks_is_not_evaluated(tmp_path):
+def test_a_distribution_that_draws_other_numbers_of_tasks_is_refused(tmp_path):
     class Few(Sinusoid):
         def sample(self, num_tasks, generator):
             return super().sample(3, generator)
 
     recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
     recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}, "meta": {"iterations": 1}}
-    run = fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), tasks=Sinusoid())
+    run = fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), task_distribution=Sinusoid())
     with pytest.raises(DataError, match="got 3 of 600 from Few"):
         fewstep.evaluate(run, model=mlp(1, 1, (8,)), task_distribution=Few())
+    with pytest.raises(DataError, match="got 3 of 2 from Few"):
+        fewstep.train(recipe, out=tmp_path / "few", model=mlp(1, 1, (8,)), task_distribution=Few())
     with pytest.raises(RecipeError, match=r"Tasks from Python are a distribution, .* got list"):
-        fewstep.train(recipe, out=tmp_path / "other", model=mlp(1, 1, (8,)), tasks=[Few()])
+        fewstep.train(recipe, out=tmp_path / "other", model=mlp(1, 1, (8,)), task_distribution=[Few()])
 
 
 def test_handlers_of_signals_are_given_back(tmp_path):
@@ -558,7 +561,7 @@ def test_bfloat16_and_structured_targets_are_evaluated(tmp_path):
         "evaluate": {"tasks": 5},
     }
     own = {"model": torch.nn.Linear(1, 1).bfloat16(), "loss": lambda out, y: (out - y["double"]).square().mean()}
-    run = fewstep.train(recipe, out=tmp_path / "run", tasks=Pairs(), **own)
+    run = fewstep.train(recipe, out=tmp_path / "run", task_distribution=Pairs(), **own)
     result = fewstep.evaluate(run, task_distribution=Pairs(), **own)
     assert (result["tasks"], result["shots"]) == (5, None)
     with pytest.raises(fewstep.FewstepError, match="their own shots"):

@@ -24,7 +24,7 @@ def load(
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
-    environment: Environment | None = None,
+    task_distribution: Environment | None = None,
     checkpoint: str = "best",
     device: str = "cpu",
 ) -> Any:
@@ -36,7 +36,7 @@ def load(
         run: A run folder, the name of a ready initialisation (see `ready`), or the folder of an adapted model.
         model: The module that the run was trained with, if it was passed from Python.
         loss: The loss, likewise.
-        environment: The environment, likewise (`tasks=` of `train`).
+        task_distribution: The environment, likewise; other learners need none.
         checkpoint: "best" by validation, or "final".
         device: Where to compute.
 
@@ -56,5 +56,5 @@ def load(
     folder = open_run(run)
     recipe = recipe_of(folder)
     # Only one that learned by reinforcement has an environment of its own.
-    own = build_environment(recipe, environment) if recipe.loss.kind == "reinforce" else None
+    own = build_environment(recipe, task_distribution) if recipe.loss.kind == "reinforce" else None
     return load_learner(folder, recipe, checkpoint, model=model, loss=loss, environment=own, device=device)

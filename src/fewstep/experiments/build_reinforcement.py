@@ -69,8 +69,7 @@ def _checked(custom: Environment | None) -> Environment:
             came = wrong or f"{type(custom).__name__} has no {missing[0]!r}"
         raise RecipeError(
             "With tasks.kind = 'custom' and loss.kind = 'reinforce', tasks are a `fewstep.rl.environment.Environment` "
-            f"from Python: {came}. Pass one: `train(..., tasks=...)`, `evaluate(..., task_distribution=...)`, "
-            "`load(..., environment=...)`."
+            f"from Python: {came}. Pass one as `task_distribution=`, to `train` as to `load` and `evaluate`."
         )
     return custom
 

@@ -99,8 +99,8 @@ def load_data(
         raise RecipeError(
             f"Tasks were passed, and tasks.kind is {tasks.kind!r}. Set tasks.kind = 'custom', or leave them out."
             if custom is not None
-            else "tasks.kind is 'custom', so tasks come from Python: `fewstep.train(..., tasks=...)`, "
-            "`fewstep.evaluate(..., task_distribution=...)`. The command line cannot."
+            else "tasks.kind is 'custom', so tasks come from Python: pass them as `task_distribution=`, to "
+            "`fewstep.train` as to `fewstep.evaluate`. The command line cannot."
         )
     if isinstance(recipe.loss, ReinforceLoss):
         data = _environment_data(recipe, custom)

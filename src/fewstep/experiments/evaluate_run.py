@@ -79,7 +79,7 @@ def evaluate(
         data: Folder that holds the data sets; else that of FEWSTEP_DATA, else the one trained with. Or where the run's
             own folder or table lies now.
         model: As for `load`.
-        task_distribution: As `tasks` of `train`.
+        task_distribution: As for `train`.
         loss: As for `load`.
         device: Where to compute.
         progress: Called with the number of tasks done.
@@ -146,11 +146,6 @@ def evaluate_each(
     Returns:
         For each way what `evaluate` returns.
     """
-    if hasattr(tasks, "sample") or hasattr(tasks, "sample_tasks"):  # what `train` takes by this name
-        raise RecipeError(
-            f"`tasks` of `evaluate` is a number of tasks: got {type(tasks).__name__}. Pass what they are drawn from as "
-            "`task_distribution=`."
-        )
     folder = open_run(run)
     recipe, others = recipe_of(folder), None
     if tasks_from is not None:

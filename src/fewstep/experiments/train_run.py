@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fewstep.core.rng import generator
 from fewstep.errors import RunError
 from fewstep.experiments.build import build_learner, metric_of
 from fewstep.experiments.config import Recipe
@@ -32,6 +33,7 @@ from fewstep.experiments.runs import (
 from fewstep.learners.learner import begun_at
 from fewstep.training import loop
 from fewstep.training.checkpoint import load_meta, sha256
+from fewstep.training.evaluation import drawn
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
 from fewstep.training.tensorboard import TensorBoard
@@ -57,7 +59,7 @@ def train(
     settings: Iterable[str] = (),
     data: str | Path | None = None,
     model: nn.Module | None = None,
-    tasks: CustomTasks | None = None,
+    task_distribution: CustomTasks | None = None,
     loss: Loss | None = None,
     device: str = "cpu",
     resume: bool = False,
@@ -72,7 +74,7 @@ def train(
         data: Folder that holds the data sets, for recipes that need one; of a run that goes on, also where its own
             folder or table lies now.
         model: Your own module, where `model.kind = "custom"`.
-        tasks: Your own distribution of tasks, or one for each split, or an environment, where `tasks.kind = "custom"`.
+        task_distribution: Your own, or one for each split, or an environment, where `tasks.kind = "custom"`.
         loss: Your own loss of outputs and targets, where `loss.kind = "custom"`.
         device: Where to compute.
         resume: Go on with the run in `out`; a finished one is left as it is.
@@ -97,7 +99,7 @@ def train(
         return existing
     stored = stored_data(existing) if existing else None
     device = checked_device(device)
-    loaded_data = find_data(loaded, stored, data, tasks, device)
+    loaded_data = find_data(loaded, stored, data, task_distribution, device)
     if compiles(loaded, device):
         keep_compiled()
         log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
@@ -117,7 +119,7 @@ def train(
             loaded.validation.every,
         )
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
-    _check_evaluation(loaded, loaded_data)
+    _check_tasks(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)
     with locked(path), computing_as(loaded), ExitStack() as closing:
         existing = existing_run(path, loaded, resume)
@@ -199,9 +201,10 @@ def _differing(one: Recipe, other: Recipe) -> list[str]:
     return [key for key in differing_keys(one, other) if key not in how]
 
 
-def _check_evaluation(recipe: Recipe, data: Data) -> None:
-    """Find out before training, not after it, that the tasks of some split are too small to test on."""
+def _check_tasks(recipe: Recipe, data: Data) -> None:
+    """Find out before training, not after it, that the tasks of some split cannot be drawn, or be tested on."""
     if recipe.tasks.kind == "custom":
+        drawn(data.distribution("train", None, None), 2, generator(recipe.seed, "check"))
         return
     shots, queries = shots_and_queries(recipe)
     plan = recipe.evaluate

@@ -106,15 +106,8 @@ def measured(
     done = 0
     while done < tasks:
         count = min(at_once or tasks, tasks - done)
-        batch = distribution.sample(count, generator(seed, "evaluate", split, done))
-        groups: list[Any] = batch if isinstance(batch, list) else [batch]
-        came = sum(length(group) for group in groups if leaves(group))
-        if came != count:  # fewer would be taken for as many, and an interval be too wide
-            raise DataError(
-                "A distribution draws as many tasks as it is asked for, as a Task whose tensors lead with that number: "
-                f"got {came} of {count} from {type(distribution).__name__}. Look into its `sample`."
-            )
-        for group in groups:
+        batch = drawn(distribution, count, generator(seed, "evaluate", split, done))
+        for group in batch if isinstance(batch, list) else [batch]:
             for values in _identity(group):
                 digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         parts.append(measure(batch))
@@ -122,6 +115,23 @@ def measured(
         if progress:
             progress(done)
     return concatenate(parts), digest.hexdigest()[:16]
+
+
+def drawn(distribution: TaskDistribution, count: int, stream: torch.Generator) -> Any:
+    """Tasks as a distribution draws them, as many as it was asked for.
+
+    Raises:
+        DataError: They are more or fewer.
+    """
+    batch = distribution.sample(count, stream)
+    groups: list[Any] = batch if isinstance(batch, list) else [batch]
+    came = sum(length(group) for group in groups if leaves(group))
+    if came != count:  # fewer would be taken for as many, and an interval be too wide
+        raise DataError(
+            "A distribution draws as many tasks as it is asked for, as a Task whose tensors lead with that number: "
+            f"got {came} of {count} from {type(distribution).__name__}. Look into its `sample`."
+        )
+    return batch
 
 
 def _identity(tasks: Any) -> Iterator[Tensor]:
