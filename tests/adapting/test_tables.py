@@ -110,11 +110,12 @@ def test_a_table_of_ones_own_is_learned_from_and_adapted_to(fewstep, tmp_path, m
     recipe = {"tasks": {"kind": "table", "path": "slopes.csv", "task": "machine", "inputs": ["x"], "targets": ["y"]}}
     recipe |= {"model": {"kind": "mlp"}, "algorithm": {"kind": "maml"}, "meta": {"iterations": 2}}
     train(recipe, out="run", settings=["tasks.shots=3", "tasks.queries=3"])
-    code, out, _ = fewstep("adapt", "run", "--support", "new.csv", "--predict", "new.csv")
+    (tmp_path / "others.csv").write_text("machine,x,y\nmine,3,6\n")
+    code, out, _ = fewstep("adapt", "run", "--support", "new.csv", "--predict", "others.csv")
     assert code == 0
     assert "Root mean squared error, in your units: y " in out
-    assert "Wrote adapted/new-predicted.csv" in out
-    assert (tmp_path / "adapted" / "new-predicted.csv").read_text().startswith("machine,x,y,predicted_y\nmine,1,2,")
+    assert "Wrote adapted/others-predicted.csv" in out
+    assert (tmp_path / "adapted" / "others-predicted.csv").read_text().startswith("machine,x,y,predicted_y\nmine,3,6,")
 
 
 def test_a_file_of_the_users_is_never_written_over(fewstep, run, files):
@@ -155,10 +156,12 @@ def test_rows_that_are_still_to_be_measured_may_stand_beside_those_that_are(fews
     (tmp_path / "both.csv").write_text(both)
     found = predict_table(run, tmp_path / "both.csv", tmp_path / "both.csv")
     assert "left out 2 of 6 rows" in caplog.text
-    assert (found.support, found.known) == ({"new": 3, "other": 1}, {"response": 4})
-    code, out, _ = fewstep("adapt", run, "--support", tmp_path / "both.csv", "--predict", tmp_path / "both.csv")
+    assert (found.support, found.errors) == ({"new": 3, "other": 1}, {})  # an error on rows adapted to tells nothing
+    (tmp_path / "others.csv").write_text("compound,log_dose,response\nnew,-6,30\nother,-5,?\n")
+    assert predict_table(run, tmp_path / "both.csv", tmp_path / "others.csv").known == {"response": 1}
+    code, out, _ = fewstep("adapt", run, "--support", tmp_path / "both.csv", "--predict", tmp_path / "others.csv")
     assert code == 0
-    assert "(of 4 of 6 rows)" in out
+    assert "(of 1 of 2 rows)" in out
 
 
 def test_predictions_are_written_as_their_file_is(fewstep, run, files, tmp_path):
@@ -175,3 +178,15 @@ def test_a_file_with_decimal_commas_is_answered_in_kind(run, files):
     assert header == "compound;log_dose;predicted_response"
     assert row.startswith("new;-7,5;")
     assert "." not in row
+    files[1].write_text("compound;log_dose;response\nnew;-7;2,5\nnew;-6;1.500\n")  # the targets tell
+    found = fewstep.predict_table(run, *files)
+    assert found.file.further == {"response": [2.5, 1500]}
+    assert "." not in found.to_csv().replace("1.500", "")
+
+
+def test_predictions_are_in_utf_8_where_the_files_encoding_lacks_a_sign(run, files):
+    files[1].write_bytes("compound,log_dose,caf\u00e9\nnew,-7,1\n".encode("cp1252"))
+    found = fewstep.predict_table(run, *files)
+    assert found.encoded().decode("cp1252").startswith("compound,log_dose,caf\u00e9")
+    task, inputs, _ = found.columns
+    assert found._replace(columns=(task, inputs, ("\u0394",))).encoded().decode("utf-8-sig").count("\u0394") == 1

@@ -197,13 +197,20 @@ def test_encodings_of_excel_are_read(tmp_path, encoding, caplog):
     "text",
     [
         "sep=;\n" + SMALL.replace(",", ";"),
+        "sep=\t\n" + SMALL.replace(",", "\t"),
+        SMALL.replace("\n", "\r"),
         SMALL.replace("\n", ",,\n").replace("\n", "\n,,,,,\n", 2),
         SMALL.replace("\n", ",notes,notes\n"),
     ],
-    ids=["told separator", "empty cells", "repeated columns that nobody asked for"],
+    ids=["told separator", "told tab", "newlines of old", "empty cells", "repeated columns that nobody asked for"],
 )
 def test_what_spreadsheets_leave_in_files_counts_for_nothing(tmp_path, text):
     assert read(write(tmp_path, text)).content_hash == read(write(tmp_path, SMALL)).content_hash
+
+
+def test_a_line_break_in_a_name_is_as_good_as_a_space(tmp_path):
+    table = read_table(write(tmp_path, '"x\n(mg)";site;y\n1;a;2\n'), "site", ["x (mg)"], ["y"])
+    assert table.groups["a"].inputs.tolist() == [[1]]
 
 
 def test_separators_of_thousands_are_read_where_other_numbers_tell_them(tmp_path, caplog):
@@ -219,6 +226,8 @@ def test_separators_of_thousands_are_read_where_other_numbers_tell_them(tmp_path
     assert "'1.500' in the column 'y' is read as 1500" in caplog.text
     english = 'site,x,y\na,0.5,"1,500"\na,1.25,950\nb,2,1.500\n'
     assert [*read(write(tmp_path, english)).groups["a"].targets.flatten()] == [1500, 950]
+    alone = "site;x;y\na;1;500.000\na;2;1.500.000\n"  # none has a decimal mark, and one has two others
+    assert [*read(write(tmp_path, alone)).groups["a"].targets.flatten()] == [500_000, 1_500_000]
     plain = "site;x;y\na;1;1.500\na;2;2.250\n"  # all with as many decimals
     assert [*read(write(tmp_path, plain)).groups["a"].targets.flatten()] == [1.5, 2.25]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -21,7 +22,6 @@ from fewstep.tasks.table import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
@@ -46,7 +46,8 @@ class TablePredictions(NamedTuple):
         tasks: The task of each row.
         inputs: In the user's units, float64 `[rows, input columns]`.
         targets: Predicted, in the user's units, float64 `[rows, target columns]`.
-        errors: Root mean squared error of each target that the file has in some rows, in the user's units.
+        errors: Root mean squared error of each target that the file has in some rows, in the user's units; of none
+            where it is the file of the support rows.
         known: In how many rows.
         support: The number of support rows of each task.
         steps: Gradient steps.
@@ -86,8 +87,12 @@ class TablePredictions(NamedTuple):
         return text.getvalue()
 
     def encoded(self) -> bytes:
-        """`to_csv` in the encoding of the file."""
-        return self.to_csv().encode(self.file.form.encoding)
+        """`to_csv` in the encoding of the file, or in UTF-8 where that lacks a sign of a target's name."""
+        text = self.to_csv()
+        try:
+            return text.encode(self.file.form.encoding)
+        except UnicodeEncodeError:
+            return text.encode("utf-8-sig")
 
     def _predicted(self) -> list[str]:
         return [f"predicted_{name}" for name in self.columns[2]]
@@ -148,7 +153,7 @@ def predict_table(
     # Rows that are still to be measured may stand beside those that are.
     drop = [tasks.task, *tasks.inputs, *tasks.targets] if tasks.incomplete == "drop" else tasks.targets
     measured = read_table(support, tasks.task, tasks.inputs, tasks.targets, drop=drop).groups
-    asked = read_rows(queries, tasks.task, tasks.inputs, whole=True)
+    asked = read_rows(queries, tasks.task, tasks.inputs, further=tasks.targets, whole=True)
     names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
     _require_support(measured, names, support, queries)
     tell_of_far(tasks.inputs, scale.inputs(torch.cat([inputs, *(measured[name].inputs for name in set(names))])))
@@ -164,7 +169,8 @@ def predict_table(
         targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
     counts = {name: len(measured[name].targets) for name in rows_of}
     columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
-    errors, known = _errors(asked, tasks.targets, targets)
+    same = Path(support).resolve() == Path(queries).resolve()  # whose measured rows were adapted to
+    errors, known = ({}, {}) if same else _errors(asked, tasks.targets, targets)
     return TablePredictions(columns, names, inputs, targets, errors, known, counts, steps, asked)
 
 
@@ -173,7 +179,7 @@ def _errors(asked: Rows, columns: Sequence[str], predicted: Tensor) -> tuple[dic
     errors: dict[str, float] = {}
     known: dict[str, int] = {}
     for name, found in zip(columns, predicted.unbind(1), strict=True):
-        values = asked.column(name) or []
+        values = asked.further.get(name, [])
         rows = [row for row, value in enumerate(values) if value is not None]
         if rows:
             measured = torch.tensor([values[row] for row in rows], dtype=torch.float64)

@@ -30,7 +30,7 @@ class Numerals:
     """How the numbers of a file are to be read.
 
     Attributes:
-        decimal: Marks that stand before decimals for certain, in some cell of the file.
+        decimal: Marks that some cell of the file shows to stand before decimals.
         comma_separated: Whether commas are between its columns, where points are then taken for decimal ones.
     """
 
@@ -42,7 +42,7 @@ class Numerals:
         """What these cells tell for certain."""
         found = set[Mark]()
         for cell in cells:
-            if isinstance(cell, str) and ("," in cell or ("." in cell and "." not in found)):
+            if isinstance(cell, str) and ("," in cell or ("." in cell and ("." not in found or cell.count(".") > 1))):
                 mark = _certain(_text(cell))
                 found |= {mark} if mark else set()
         return cls(frozenset(found), comma_separated)
@@ -104,6 +104,8 @@ def _certain(text: str) -> Mark | None:
     """The mark that stands before decimals in this number for certain, if there is one."""
     if _BOTH.fullmatch(text):
         return "," if text.rfind(",") > text.rfind(".") else "."
+    if _GROUPED.fullmatch(text) and text.count(_mark(text)) > 1:
+        return "," if _mark(text) == "." else "."  # of thousands for certain, so decimals have the other
     if text.count(".") + text.count(",") != 1 or _GROUPED.fullmatch(text):
         return None
     try:

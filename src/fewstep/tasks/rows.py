@@ -46,6 +46,7 @@ class Rows(NamedTuple):
         cells: Of each row, as they stand in the file.
         tasks: The task of each row.
         numbers: Of each row, in the order that was asked for.
+        further: Of each further column that was asked for and is there, its numbers, None where there is none.
         numerals: How its numbers are read.
         form: How it is written; of Parquet, how CSV would be.
     """
@@ -54,13 +55,9 @@ class Rows(NamedTuple):
     cells: list[Sequence[Any]]
     tasks: list[str]
     numbers: list[list[float]]
+    further: dict[str, list[float | None]]
     numerals: Numerals
     form: Form
-
-    def column(self, name: str) -> list[float | None] | None:
-        """The numbers of a further column, None where there is none; None where the file lacks it."""
-        place = _place(self.header, name)
-        return None if place is None else [self.numerals.number(cells[place]) for cells in self.cells]
 
 
 def read_rows(
@@ -68,6 +65,7 @@ def read_rows(
     task: str,
     columns: Sequence[str],
     *,
+    further: Sequence[str] = (),
     drop: Collection[str] = (),
     whole: bool = False,
     remedy: str = "Correct or remove these rows.",
@@ -83,8 +81,9 @@ def read_rows(
         path: The file.
         task: The column that names the task; its values are taken as text.
         columns: Numeric columns.
+        further: Numeric columns that may be missing, or lack numbers; with `whole` only.
         drop: Columns without whose content a row is left out, and told of, rather than refused.
-        whole: Whether to read further columns too, for `cells`.
+        whole: Whether to read all columns of a Parquet file, for `cells`.
         remedy: What to do about cells that hold no number.
 
     Raises:
@@ -98,7 +97,7 @@ def read_rows(
     path = Path(path).expanduser()
     is_parquet = path.suffix.lower() == ".parquet"
     raw = _read_parquet(path, [task, *columns], whole=whole) if is_parquet else _read_csv(path, [task, *columns])
-    return _numeric_rows(path, raw, [task, *columns], drop, remedy)
+    return _numeric_rows(path, raw, [task, *columns], further, drop, remedy)
 
 
 class _Raw(NamedTuple):
@@ -112,12 +111,13 @@ class _Raw(NamedTuple):
 
 def _read_csv(path: Path, columns: list[str]) -> _Raw:
     text, encoding = _text_of(path)
-    first, _, rest = text.lstrip("\r\n").partition("\n")
-    told = re.fullmatch(r"\"?sep=(.)\"?", first.strip())  # Excel's own line
-    mark = told[1] if told else _delimiter(first, columns)
-    skipped = text.count("\n") - rest.count("\n") if told else 0
+    newline = "\r\n" if "\r\n" in text else "\n" if "\n" in text else "\r"
+    told = re.match(r"\s*\"?sep=(.)\"?[ ]*(?:\r\n?|\n)", text)  # Excel's own line
+    rest = text[told.end() :] if told else text
+    skipped = len(text[: told.end()].splitlines()) if told else 0
     try:
-        reader = csv.reader(io.StringIO(rest if told else text, newline=""), delimiter=mark, skipinitialspace=True)
+        mark = told[1] if told else _delimiter(rest, columns)
+        reader = csv.reader(io.StringIO(rest, newline=""), delimiter=mark, skipinitialspace=True)
         rows = [(skipped + reader.line_num, row) for row in reader if "".join(row).strip()]
     except csv.Error as error:
         raise _no_table(path, error) from error
@@ -136,7 +136,7 @@ def _read_csv(path: Path, columns: list[str]) -> _Raw:
             f"{len(odd)} with fewer or more, {listed(odd)}. Complete these lines, and quote cells that hold "
             f"{mark!r}."
         )
-    return _Raw(header, rows, "line", Form(mark, encoding, "\r\n" if "\r\n" in text else "\n"))
+    return _Raw(header, rows, "line", Form(mark, encoding, newline))
 
 
 def _text_of(path: Path) -> tuple[str, str]:
@@ -167,11 +167,12 @@ def _text_of(path: Path) -> tuple[str, str]:
     return text, encoding
 
 
-def _delimiter(first: str, columns: Sequence[str]) -> str:
-    """Of comma, semicolon and tab the one by which the first line names most of the columns, or else has most."""
+def _delimiter(text: str, columns: Sequence[str]) -> str:
+    """Of comma, semicolon and tab the one by which the first row names most of the columns, or else has most."""
 
     def names(mark: str) -> tuple[int, int]:
-        header = next(csv.reader([first], delimiter=mark, skipinitialspace=True), [])
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
+        header = next((row for row in reader if "".join(row).strip()), list[str]())
         return sum(_place(header, name) is not None for name in columns), len({name.strip() for name in header})
 
     return max(",;\t", key=names)
@@ -247,18 +248,23 @@ def _check_header(path: Path, header: list[str], columns: list[str], later: int 
     )
 
 
-def _numeric_rows(path: Path, raw: _Raw, columns: list[str], drop: Collection[str], remedy: str) -> Rows:
+def _numeric_rows(
+    path: Path, raw: _Raw, columns: list[str], further: Sequence[str], drop: Collection[str], remedy: str
+) -> Rows:
     """Rows with their task, named by the first of `columns`, and their numbers in the order of the others."""
     if not raw.rows:
         raise _empty(path, "column names only")
     task, *places = [place for place in (_place(raw.header, name) for name in columns) if place is not None]
-    by_column = {place: [cells[place] for _, cells in raw.rows] for place in places}
+    perhaps = {name: place for name in further if (place := _place(raw.header, name)) is not None}
+    by_column = {place: [cells[place] for _, cells in raw.rows] for place in (*places, *perhaps.values())}
     numerals = Numerals.of(
         (cell for cells in by_column.values() for cell in cells), comma_separated=raw.form.delimiter == ","
     )
     for place, cells in by_column.items():
-        _check_column(path, raw.header[place], cells, numerals)
-    rows = Rows(raw.header, [], [], [], numerals, raw.form)
+        if place in places:
+            _require_numbers(path, raw.header[place], cells, numerals)
+        _check_numerals(path, raw.header[place], cells, numerals)
+    rows = Rows(raw.header, [], [], [], {name: [] for name in perhaps}, numerals, raw.form)
     left_out, faults, fewer = list[str](), list[str](), 0
     droppable = {place for name in drop if (place := _place(raw.header, name)) is not None}
     for number, cells in raw.rows:
@@ -270,6 +276,8 @@ def _numeric_rows(path: Path, raw: _Raw, columns: list[str], drop: Collection[st
             rows.cells.append(cells)
             rows.tasks.append(name)
             rows.numbers.append([value for value in values if value is not None])
+            for column, place in perhaps.items():
+                rows.further[column].append(numerals.number(cells[place]))
             continue
         told = [f"{raw.unit} {number}, {raw.header[place]!r}: {_shown(cells[place])}" for place in wrong]
         if droppable.issuperset(wrong):
@@ -288,8 +296,8 @@ def _numeric_rows(path: Path, raw: _Raw, columns: list[str], drop: Collection[st
     return rows
 
 
-def _check_column(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:
-    """See that a column can be read as numbers, each in one way; tell where thousands are separated."""
+def _require_numbers(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:
+    """See that a column holds numbers, and not words."""
     has_number = any(numerals.number(cell) is not None for cell in cells)
     words = {} if has_number else dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell.strip())
     if len(words) > 1:
@@ -297,6 +305,10 @@ def _check_column(path: Path, name: str, cells: Sequence[Any], numerals: Numeral
             f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted([*words])}. Leave it out of "
             "tasks.inputs and tasks.targets, or give it as numbers: categories as a column of 0 and 1 for each."
         )
+
+
+def _check_numerals(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:
+    """See that a column's numbers can be read in one way; tell where thousands are separated."""
     doubtful = numerals.doubt(cells)
     if doubtful is not None:
         raise DataError(
