@@ -96,9 +96,12 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, number, schedul
 
 
 def test_before_the_first_iteration_is_done_a_signal_stops_at_once(tmp_path):
+    drawn = []
+
     class Stopping(Sinusoid):
         def sample(self, num_tasks, generator):
-            if num_tasks == 7:  # a meta-batch
+            drawn.append(num_tasks)
+            if drawn.count(7) == 2:  # a meta-batch, after one that was only tried
                 signal.raise_signal(signal.SIGTERM)
             return super().sample(num_tasks, generator)
 
@@ -115,12 +118,13 @@ def test_a_distribution_that_draws_other_numbers_of_tasks_is_refused(tmp_path):
             return super().sample(3, generator)
 
     recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
-    recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}, "meta": {"iterations": 1}}
+    recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}, "meta": {"iterations": 1, "batch_size": 4}}
     run = fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), task_distribution=Sinusoid())
     with pytest.raises(DataError, match="got 3 of 600 from Few"):
         fewstep.evaluate(run, model=mlp(1, 1, (8,)), task_distribution=Few())
-    with pytest.raises(DataError, match="got 3 of 2 from Few"):
-        fewstep.train(recipe, out=tmp_path / "few", model=mlp(1, 1, (8,)), task_distribution=Few())
+    for few in (Few(), {"train": Sinusoid(), "val": Few(), "test": Sinusoid()}):
+        with pytest.raises(DataError, match=r"got 3 of .* from Few"):
+            fewstep.train(recipe, out=tmp_path / "few", model=mlp(1, 1, (8,)), task_distribution=few)
     with pytest.raises(RecipeError, match=r"Tasks from Python are a distribution, .* got list"):
         fewstep.train(recipe, out=tmp_path / "other", model=mlp(1, 1, (8,)), task_distribution=[Few()])
 
@@ -392,9 +396,10 @@ def test_a_run_goes_on_where_its_table_and_its_recipe_were_moved(tmp_path):
     (tmp_path / "one" / "t.csv").unlink()
     run = train(tmp_path / "run", "meta.iterations=4", recipe=tmp_path / "two" / "renamed.toml", resume=True)
     assert fewstep.evaluate(run)["iteration"] == 4
-    (tmp_path / "two" / "t.csv").write_text("t,x,y\n" + "\n".join(reversed(rows)), encoding="utf-8")
-    with pytest.raises(DataError, match="content hash"):
-        train(tmp_path / "run", "meta.iterations=6", recipe=tmp_path / "two" / "renamed.toml", resume=True)
+    (tmp_path / "one" / "t.csv").write_text("t,x,y\n" + "\n".join(reversed(rows)), encoding="utf-8")
+    for iterations in (4, 6):  # though what it was trained on still lies in the other place
+        with pytest.raises(DataError, match="content hash"):
+            train(tmp_path / "run", f"meta.iterations={iterations}", recipe=tmp_path / "one" / "mine.toml", resume=True)
 
 
 def test_a_run_to_begin_at_must_share_parameters(tmp_path):

@@ -98,12 +98,11 @@ class FunctionalModule:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.RLock())
 
-    @torch.no_grad()
-    def evaluated(self, params: Params, inputs: Any, statistics: Statistics | None = None) -> Any:
-        """As a call, in evaluation mode and without a graph."""
-        with self._lock:
-            self.train(False)
-            return self(params, inputs, statistics)
+    def for_evaluation(self) -> FunctionalModule:
+        """A copy in evaluation mode, which training this one leaves there."""
+        own = copy.deepcopy(self)
+        own.train(False)
+        return own
 
     def statistics(self, params: Params, inputs: Any) -> Statistics:
         """The statistics that each batch-normalisation layer sees on these inputs, differentiable in `params`."""

@@ -71,7 +71,7 @@ class TaskNorm(nn.Module):
         if inputs.numel() == inputs.shape[1]:
             raise ValueError(
                 f"Batch normalisation (layer {self.name!r}) needs more than one value for each channel: got one "
-                "example. Give more of them, or choose normalization='support', where a query is normalised with the "
+                "example. Give more of them; of queries, one is enough with normalization='support', which takes the "
                 "statistics of the support set."
             )
         axes = [axis for axis in range(inputs.dim()) if axis != 1]

@@ -47,6 +47,8 @@ class RandomStreams:
 
     def __init__(self, tree: Any) -> None:
         self._devices = sorted({leaf.device.index for leaf in leaves(tree) if leaf.is_cuda})
+        if self._devices and torch.cuda.is_current_stream_capturing():
+            self._devices = []  # a graph being captured keeps its streams itself, and before torch 2.10 tells no state
         self._states = [torch.cuda.get_rng_state(device) for device in self._devices]
         self._state = torch.get_rng_state()
 

@@ -77,11 +77,13 @@ def expect_rule(rule: object) -> None:
     is_rule = all(callable(getattr(rule, name, None)) for name in methods) and hasattr(rule, "second_order")
     if isinstance(rule, type) or not is_rule:
         raise ValueError(f"An inner rule is a value such as fewstep.Sgd(0.01), the step size in it: got {rule!r}.")
-    if type(rule).__hash__ is None:
+    try:
+        hash(rule)
+    except TypeError as error:
         raise ValueError(
-            f"An inner rule is a value that nothing changes: got {rule!r}, which has no hash. Make its class "
-            "`@dataclass(frozen=True)`."
-        )
+            f"An inner rule is a value that nothing changes: got {rule!r}, which has no hash ({error}). Make its class "
+            "`@dataclass(frozen=True)`, and of lists in it tuples."
+        ) from None
 
 
 def checked_step(rule: UpdateRule, came: Any) -> tuple[Params, State]:

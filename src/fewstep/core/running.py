@@ -88,7 +88,7 @@ def compiled() -> Run:
                 return function
             if draws_random_numbers(recording):
                 warn("The meta-gradient is not compiled (it draws random numbers, as a compiler does not): %s", _SLOWER)
-                return function
+                return recording
             key = (recording.code, *map(id, recording.buffers()), *map(id, recording.parameters()))
             if key not in known:
                 known[key] = recording, _compiled(recording, function, args, warn)  # it lives on, and so do its ids

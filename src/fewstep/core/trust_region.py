@@ -113,7 +113,7 @@ def trust_region_step(
     tasks: Any,
     config: TrustRegion,
     over_tasks: OverTasks,
-    curvature_tasks: Any = None,
+    curved_on: Any = None,
 ) -> tuple[Any, TrustRegionReport]:
     """Lower the objective as far as the divergence allows.
 
@@ -124,7 +124,7 @@ def trust_region_step(
         tasks: What both see of each task, with a leading `tasks` axis; both are averaged over it.
         config: How the step is found.
         over_tasks: How the map over tasks is executed, for every value, gradient and product.
-        curvature_tasks: What the divergence sees in products with the Hessian, by default `tasks`; less of each task,
+        curved_on: What the divergence sees in products with the Hessian, by default `tasks`; less of each task,
             say. Products are most of the cost, and the line search checks on `tasks` what comes of them.
 
     Returns:
@@ -139,7 +139,7 @@ def trust_region_step(
         return f.item(), d.item()
 
     slope = flatten(gradient)
-    curved_on = tasks if curvature_tasks is None else curvature_tasks
+    curved_on = tasks if curved_on is None else curved_on
     product = curvature_product(divergence, params, curved_on, config, over_tasks)
     direction, residual = conjugate_gradient(product, slope, config.iterations, config.tolerance)
     bend = direction.dot(slope - residual)  # H times the direction is slope - residual

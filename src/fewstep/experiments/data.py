@@ -194,8 +194,7 @@ def _folder_data(tasks: FolderTasks, folder: Path | None, stored: Mapping[str, A
     if "preparation" in known:
         preparation = Preparation.from_dict(known["preparation"])
     first, second, third = tasks.fractions
-    found = Path(known.get("folder", tasks.path))
-    path = (folder or (found if found.exists() else Path(tasks.path))).expanduser().resolve()
+    path = (folder or _own_or_found(Path(tasks.path), known.get("folder"))).expanduser().resolve()
     if not path.exists():
         raise DataError(
             f"A folder or zip archive of pictures was expected: there is no {path}. Check the path. The pictures of a "
@@ -277,8 +276,7 @@ def _pretraining(
 def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] | None) -> Data:
     bundled = tasks.path.startswith("bundled:")
     own = table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:") if bundled else Path(tasks.path)
-    found = Path((stored or {}).get("file", own))
-    path = file if file is not None and not bundled else (found if found.exists() else own)
+    path = file if file is not None and not bundled else _own_or_found(own, (stored or {}).get("file"))
     columns = [tasks.task, *tasks.inputs, *tasks.targets]
     read = table.read_table(
         path,
@@ -311,6 +309,11 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
     record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
     record |= {} if bundled else {"file": str(path.expanduser().resolve())}
     return Data(distribution, record, scale, available=lambda split: len(splits[split]))
+
+
+def _own_or_found(own: Path, found: str | None) -> Path:
+    """Where the recipe says that data lie, or, where there are none, where a run found them."""
+    return Path(found) if found is not None and not own.exists() else own
 
 
 def _of_enough_rows(groups: Mapping[str, Batch], tasks: TableTasks) -> dict[str, Batch]:

@@ -63,7 +63,7 @@ def load_recipe(
         where: What errors call values that come from no file.
 
     Returns:
-        The recipe, complete with defaults. Relative table paths are resolved against the recipe's folder.
+        The recipe, complete with defaults. Relative paths are resolved against the recipe's folder, or else this one.
 
     Raises:
         RecipeError: It cannot be read, or is not a possible experiment.
@@ -73,6 +73,7 @@ def load_recipe(
     for setting in settings:
         _set(values, setting)
     where = f"{where} with {', '.join(settings)}" if settings else where
+    _resolve(values, Path())
     _fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
@@ -164,19 +165,24 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{where}: not valid TOML: {error}.") from None
     values.setdefault("name", path.stem)
-    tasks = values.get("tasks")
-    if isinstance(tasks, dict) and isinstance(tasks.get("path"), str) and path.suffix == ".toml":
-        tasks["path"] = _resolved(tasks["path"], path.parent)
-    meta = values.get("meta")
-    if isinstance(meta, dict) and isinstance(meta.get("start"), str) and path.suffix == ".toml":
-        meta["start"] = _start(meta["start"], path.parent)
+    if path.suffix == ".toml":
+        _resolve(values, path.parent)
     return where, values
 
 
+def _resolve(values: dict[str, Any], folder: Path) -> None:
+    """Say from everywhere where the recipe's own data lie, and where training begins."""
+    tasks, meta = values.get("tasks"), values.get("meta")
+    if isinstance(tasks, dict) and isinstance(tasks.get("path"), str):
+        tasks["path"] = _resolved(tasks["path"], folder)
+    if isinstance(meta, dict) and isinstance(meta.get("start"), str):
+        meta["start"] = _start(meta["start"], folder)
+
+
 def _start(run: str, folder: Path) -> str:
-    """A folder that there is, as seen from another; else it may be a ready initialisation."""
+    """A folder as seen from another; a single word that names none may be a ready initialisation."""
     found = folder / Path(run).expanduser()
-    return str(found.resolve()) if found.exists() else run
+    return str(found.resolve()) if found.exists() or len(Path(run).parts) > 1 else run
 
 
 def _resolved(table: str, folder: Path) -> str:

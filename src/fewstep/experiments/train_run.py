@@ -92,12 +92,14 @@ def train(
     else:
         loaded = load_recipe(recipe, with_recorded_choices(path, settings) if resume else settings)
     existing = existing_run(path, loaded, resume)
+    stored = stored_data(existing) if existing else None
     if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
+        if "tasks.path" in differing_keys(loaded, recipe_of(existing)):
+            find_data(loaded, stored, data, task_distribution, device)  # raises where these are other data
         hint = None if isinstance(recipe, Recipe) else asks_for_more(load_recipe(recipe, settings), loaded)
         if hint:
             log.warning(hint)
         return existing
-    stored = stored_data(existing) if existing else None
     device = checked_device(device)
     loaded_data = find_data(loaded, stored, data, task_distribution, device)
     if compiles(loaded, device):
@@ -204,7 +206,9 @@ def _differing(one: Recipe, other: Recipe) -> list[str]:
 def _check_tasks(recipe: Recipe, data: Data) -> None:
     """Find out before training, not after it, that the tasks of some split cannot be drawn, or be tested on."""
     if recipe.tasks.kind == "custom":
-        drawn(data.distribution("train", None, None), 2, generator(recipe.seed, "check"))
+        stream = generator(recipe.seed, "check")
+        drawn(data.distribution("train", None, None), recipe.meta.batch_size, stream)
+        drawn(data.distribution("val", None, None), recipe.validation.tasks, stream)
         return
     shots, queries = shots_and_queries(recipe)
     plan = recipe.evaluate

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+import torch
+
 from fewstep.core.trees import to_device
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Adapted:
         From any thread, one at a time for all that a learner adapted: `as_module` gives each a module of its own.
         """
         device = next(iter(self.params.values())).device
-        return self._module.evaluated(self.params, to_device(inputs, device), self.statistics)
+        with torch.no_grad():
+            return self._module(self.params, to_device(inputs, device), self.statistics)
 
     def as_module(self) -> nn.Module:
         """An ordinary `nn.Module` with the adapted parameters, in evaluation mode."""

@@ -152,11 +152,16 @@ class ReinforcementLearner:
     def _try(self, features: int) -> None:
         like = next(iter(self.policy.params.values()))
         try:
-            self.policy.check_pure(like.new_zeros(2, features))
+            came = self.policy.check_pure(like.new_zeros(2, features))
         except (RuntimeError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"A policy must take observations of this environment, [examples, {features}]: {error}"
             ) from error
+        if not hasattr(came, "sample"):
+            raise ValueError(
+                "A policy gives distributions of actions, `fewstep.rl.policy.Distribution`: got one that gives "
+                f"{type(came).__name__}. Of a network, `policy_for(environment.actions, network)` makes a policy."
+            )
 
     def step(self, tasks: Mdp) -> dict[str, float]:
         """One meta-update (Algorithm 3, lines 3-10).
@@ -300,6 +305,7 @@ class ReinforcementLearner:
             if not returns:
                 raise
             if len(tasks.seed) > 1:  # the others go on: each by itself
+                log.warning("A task diverged: all %d are adapted to one by one, rounding otherwise", len(tasks.seed))
                 each = [part(tasks, i, i + 1) for i in range(len(tasks.seed))]
                 curves = [self.evaluate(task, steps, trajectories, last_only=last_only)["return"] for task in each]
                 return {"return": torch.cat(curves)}

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
 
@@ -170,7 +171,7 @@ class SupervisedLearner:
         with torch.no_grad():
             adapted = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
             params = {name: value.clone() for name, value in adapted.items()}  # training may go on meanwhile
-            return Adapted(params, self._query_statistics(params, support, policy), self.module)
+            return Adapted(params, self._query_statistics(params, support, policy), self._adapted_module)
 
     def evaluate(
         self,
@@ -253,6 +254,11 @@ class SupervisedLearner:
             ValueError: They belong to another model or rule.
         """
         take_over(self.meta, meta)
+
+    @cached_property
+    def _adapted_module(self) -> FunctionalModule:
+        """What all adapted models compute with, one thread at a time, while this learner may train on."""
+        return self.module.for_evaluation()
 
     def _mean_gradient(self, meta: MetaParams, tasks: list[Task]) -> tuple[list[Tensor], Tensor, Tensor]:
         """The leaves of the meta-gradient, its norm, and the mean query loss."""
