@@ -269,7 +269,7 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "shots": plan.shots,
         "queries": plan.queries,
         "trajectories": plan.trajectories,
-        "normalization": None if getattr(recipe.model, "norm", None) == "none" else plan.normalization,
+        "normalization": plan.normalization,
         "seed": recipe.seed,
         "steps": points(evaluation.curves[metric]),
         "evaluation_seed": plan.seed,

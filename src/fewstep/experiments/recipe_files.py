@@ -116,9 +116,11 @@ def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
     chosen = recipe.evaluate.model_dump() | asked
     chosen |= {key: value for key, value in training.items() if chosen[key] is None}
     try:
-        return Recipe.model_validate(recipe.model_dump(by_alias=True) | {"evaluate": chosen}).evaluate
+        plan = Recipe.model_validate(recipe.model_dump(by_alias=True) | {"evaluate": chosen}).evaluate
     except ValidationError as error:
         raise RecipeError(_explain("the evaluation asked for", error)) from None
+    normalizes = getattr(recipe.model, "norm", None) != "none"
+    return plan if normalizes else plan.model_copy(update={"normalization": None})  # nothing could follow a policy
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
