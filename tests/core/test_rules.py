@@ -22,6 +22,7 @@ from fewstep.core.rules import (
     UpdateRule,
     _Wrapper,
     check_rule,
+    expect_rule,
     selected,
 )
 from fewstep.core.types import MetaParams
@@ -297,6 +298,15 @@ def test_a_rate_that_is_none_is_refused(rule: Any, rate: Any) -> None:
 def test_numbers_out_of_bounds_are_refused(build: Any, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         build()
+
+
+def test_a_rule_that_may_change_is_refused() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Named(_Wrapper):
+        names: list[str]
+
+    with pytest.raises(ValueError, match=r"no hash .* of lists in it tuples"):
+        expect_rule(Named(Sgd(0.1), ["w"]))
 
 
 def test_a_rule_of_ones_own_that_returns_no_state_is_named() -> None:

@@ -256,6 +256,11 @@ def test_a_network_that_does_not_fit_the_environment_is_an_error(network: nn.Mod
         ReinforcementLearner(NAVIGATION, policy_for(NAVIGATION.actions, network), algorithms.maml(Sgd(0.1)))
 
 
+def test_a_network_in_the_place_of_a_policy_is_told_how_to_become_one() -> None:
+    with pytest.raises(ValueError, match=r"gives Tensor. Of a network, `policy_for"):
+        ReinforcementLearner(NAVIGATION, nn.Linear(2, 2), algorithms.maml(Sgd(0.1)))
+
+
 def test_reptile_is_refused() -> None:
     with pytest.raises(ValueError, match="descend the loss after adaptation"):
         learner(algorithms.reptile(Sgd(0.1)))

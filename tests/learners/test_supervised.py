@@ -24,6 +24,7 @@ from fewstep import (
     maml,
     meta_sgd,
     reptile,
+    sequential,
 )
 from fewstep.core.rng import generator
 from fewstep.core.trees import index
@@ -320,6 +321,33 @@ def test_an_adapted_model_stays_as_it_is_while_training_goes_on():
     before = adapted(tasks.query.inputs[0])
     learner.step(tasks)
     assert torch.equal(adapted(tasks.query.inputs[0]), before)
+
+
+def test_an_adapted_model_predicts_in_the_midst_of_training_and_leaves_it_as_it_is():
+    def trained(predict):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+        def loss(outputs, targets):  # as another thread would, at a time of its own
+            seen.append(predict and torch.equal(adapted(inputs), before))
+            return functional.mse_loss(outputs, targets)
+
+        learner = SupervisedLearner(net, loss, maml(Sgd(0.1)), over_tasks=sequential())
+        tasks = Sinusoid().sample(2, generator(0, "t"))
+        inputs, seen, adapted, before = tasks.query.inputs[0], [], lambda x: x, tasks.query.inputs[0]
+        adapted = learner.adapt(Batch(tasks.support.inputs[0], tasks.support.targets[0]))
+        before = adapted(inputs)
+        seen.clear()
+        torch.manual_seed(1)
+        learner.step(tasks)
+        return learner.meta.model, seen
+
+    alone, _ = trained(predict=False)
+    beside, seen = trained(predict=True)
+    assert seen
+    assert all(seen)
+    for name, value in alone.items():
+        assert torch.equal(value, beside[name])
 
 
 def test_policies_that_a_learner_cannot_follow_are_refused():
