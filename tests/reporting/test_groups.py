@@ -180,3 +180,15 @@ def test_of_evaluations_that_differ_in_their_number_of_steps_the_longest_counts(
     short, long, other = evaluation([3.1]), evaluation([3.1, 0.7, 0.5]), evaluation([3.0], fingerprint="another")
     found = grouped_by_seed([make_run(tmp_path / "run", short, long, other)])
     assert sorted(len(each["steps"]) for _, each in found) == [1, 3]
+
+
+def test_errors_of_targets_are_pooled_and_shortened_as_the_metric_is(tmp_path):
+    def told(*means):
+        steps = evaluation([*means])["steps"]
+        return evaluation([*means], rmse={"dose": [{**row, "mean": 10 * row["mean"]} for row in steps]})
+
+    runs = [make_run(tmp_path / f"seed{s}", told(3.0), told(3.0, m), seed=s) for s, m in enumerate((0.5, 0.7))]
+    [(_, alone)] = grouped_by_seed(runs[:1])
+    assert len(alone["steps"]) == len(alone["rmse"]["dose"]) == 2
+    pooled = [each for _, each in grouped_by_seed(runs) if len(each["steps"]) == 2]
+    assert [each["rmse"]["dose"][1]["mean"] for each in pooled] == [pytest.approx(6)]

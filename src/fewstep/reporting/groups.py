@@ -49,6 +49,8 @@ _KIND = (
     "checkpoint",
 )
 """Evaluations that agree in these and in their steps are pooled; seeds may differ in a tuned inner rate."""
+_CURVES = ("steps", "rmse")
+"""What an evaluation tells of each step; the rest says how it was made."""
 
 
 def grouped_by_seed(runs: Sequence[RunFolder]) -> list[Entry]:
@@ -142,7 +144,7 @@ def _longest(stored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without those that another one goes on from, on the same tasks: they would say the same twice."""
     longest: dict[str, dict[str, Any]] = {}
     for evaluation in stored:
-        about = repr(sorted((key, value) for key, value in evaluation.items() if key != "steps"))
+        about = repr(sorted((key, value) for key, value in evaluation.items() if key not in _CURVES))
         if about not in longest or len(evaluation["steps"]) > len(longest[about]["steps"]):
             longest[about] = evaluation
     return list(longest.values())
@@ -165,8 +167,13 @@ def _pooled(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{key: value for key, value in same[0].items() if key not in ("seed", "iteration")},
         "inner_lr": rates[0] if len(rates) == 1 else rates or None,
         "seeds": [seed for e in same for seed in e["seeds"]],
-        "steps": [_pooled_step(rows) for rows in zip(*(e["steps"] for e in same), strict=True)],
+        "steps": _pooled_curve([e["steps"] for e in same]),
+        "rmse": {target: _pooled_curve([e["rmse"][target] for e in same]) for target in same[0].get("rmse", {})},
     }
+
+
+def _pooled_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    return [_pooled_step(rows) for rows in zip(*curves, strict=True)]
 
 
 def _pooled_step(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

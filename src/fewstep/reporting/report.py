@@ -8,7 +8,7 @@ from fewstep.errors import RunError
 from fewstep.reporting.drawing import check_path
 from fewstep.reporting.groups import grouped_by_seed
 from fewstep.reporting.plots import adaptation_figure, learning_curve_figure, training_figure
-from fewstep.reporting.reading import illustrations
+from fewstep.reporting.reading import illustrations, with_errors
 from fewstep.reporting.tables import evaluation_table
 from fewstep.reporting.walks import walks_figure
 from fewstep.training.records import RunFolder
@@ -73,7 +73,7 @@ def compare_runs(paths: Iterable[Path], out: Path) -> tuple[Table, Path]:
     """
     entries = grouped_by_seed(list(_labelled(paths).values()))
     learning_curve_figure(entries, out)
-    return evaluation_table(entries), out
+    return evaluation_table([each for entry in entries for each in with_errors(*entry)]), out
 
 
 def inspection_path(run: RunFolder) -> Path:
