@@ -141,7 +141,7 @@ class _FewShot(BaseEstimator):
         if self.scale_ is not None:
             rows = self.scale_.inputs(rows)
             if self.run is not None:
-                tell_of_far(self._columns, rows)
+                tell_of_far("Inputs", self._columns, rows)
         return rows.reshape(-1, *self.shape_).float()
 
     def _keep(self, adapted: Adapted) -> None:

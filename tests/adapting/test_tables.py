@@ -8,7 +8,7 @@ import torch
 
 import fewstep
 from fewstep import predict_table
-from fewstep.errors import DataError, RecipeError
+from fewstep.errors import DataError, NonFiniteError, RecipeError
 from fewstep.experiments.train_run import train
 
 SUPPORT = "log_dose,compound,response,note\n-8,new,5,a\n-7,new,20,b\n-5,new,88,c\n-8,other,90,d\n"
@@ -83,6 +83,19 @@ def test_inputs_in_another_unit_are_told_of(run, files, caplog):
     files[1].write_text(QUERIES.replace("-7.5", "1000"))
     fewstep.predict_table(run, *files)
     assert "log_dose (" in caplog.text
+
+
+def test_targets_in_another_unit_are_told_of_and_what_diverges_names_its_task(run, files, caplog):
+    support, queries = files
+    support.write_text(SUPPORT.replace(",90,", ",90000,"))
+    fewstep.predict_table(run, support, queries)
+    assert (
+        "Targets lie far from those that the run was trained with, in standard deviations of these: respo"
+        in caplog.text
+    )
+    support.write_text(SUPPORT.replace(",90,", ",1e40,"))
+    with pytest.raises(NonFiniteError, match=r"Task 'other' of `.*`: Adaptation must stay finite"):
+        fewstep.predict_table(run, support, queries)
 
 
 def test_what_goes_with_pictures_alone_is_refused(fewstep, run, files, tmp_path):

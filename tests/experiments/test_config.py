@@ -120,6 +120,18 @@ def test_an_unknown_name_lists_the_bundled_ones():
     assert "sinusoid-10shot" in refusal(source="sinusoid-11shot")
 
 
+def test_a_run_in_the_place_of_a_recipe_is_told_what_to_say(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"is a run\. Give the recipe that it began with"):
+        load_recipe(tmp_path)
+
+
+@pytest.mark.parametrize("settings", ["seed=1", {"seed": 1}])
+def test_settings_that_are_no_list_are_refused(settings):
+    with pytest.raises(RecipeError, match="Put it in brackets"):
+        load_recipe("sinusoid-5shot", settings)
+
+
 def test_a_missing_or_broken_file_is_named(tmp_path):
     assert "No such file" in refusal(source=tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("tasks = {")

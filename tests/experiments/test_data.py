@@ -163,7 +163,7 @@ def test_more_pixels_allow_more_blocks():
 
 
 def test_errors_of_a_table_are_told_for_each_target_in_its_own_unit(tmp_path):
-    rows = [f"{t},{x},{t * x},{-1e6 * t * x**2}" for t in (1, 2, 3) for x in range(8)]
+    rows = [f"{t},{x},{t * x},{-1e6 * t * x**2}" for t in range(1, 13) for x in range(8)]
     (tmp_path / "t.csv").write_text("\n".join(["t,x,small,large", *rows]))
     columns = {"task": "t", "inputs": ["x"], "targets": ["small", "large"], "shots": 4}
     recipe = {
@@ -176,7 +176,7 @@ def test_errors_of_a_table_are_told_for_each_target_in_its_own_unit(tmp_path):
     }
     run = fewstep.train(recipe, out=tmp_path / "run")
     found = fewstep.evaluate(run)
-    assert found["tasks"] == 1  # whose squared error is the mean of its targets'
+    assert found["tasks"] > 1  # pooled over them: the squared error is the mean of the targets'
     units = fewstep.standardization(run).target_std.tolist()
     for step, point in enumerate(found["steps"]):
         errors = [
@@ -184,8 +184,65 @@ def test_errors_of_a_table_are_told_for_each_target_in_its_own_unit(tmp_path):
         ]
         assert sum(error**2 for error in errors) / 2 == pytest.approx(point["mean"], rel=1e-5)
     assert found["rmse"]["large"][0]["mean"] > 1e4 * found["rmse"]["small"][0]["mean"]
-    assert {"rmse of small", "rmse of large"}.isdisjoint(run.metrics()[-1])
+    assert {"mse of small", "mse of large"}.isdisjoint(run.metrics()[-1])
     shown = [(each["metric"], each["steps"]) for _, each in with_errors("run", found)]
     assert [metric for metric, _ in shown] == ["standardised_mse", "rmse of small", "rmse of large"]
     assert shown[2][1] == found["rmse"]["large"]
     assert found["normalization"] is None  # there is none in the network
+
+
+def table_recipe(path, rows, **tasks):
+    path.write_text("\n".join(["t,x,y", *rows]))
+    return {
+        "tasks": {"kind": "table", "path": str(path), "task": "t", "inputs": ["x"], "targets": ["y"], **tasks},
+        "model": {"kind": "mlp", "hidden": [4]},
+        "loss": {"kind": "mse"},
+        "algorithm": {"kind": "maml", "inner_lr": 0.01, "steps": 1},
+        "meta": {"batch_size": 2, "iterations": 1},
+        "evaluate": {"steps": 1},
+    }
+
+
+def test_the_half_width_of_a_root_is_that_of_the_mean_under_it(tmp_path):
+    rows = [f"{t},{x},{t * x**2}" for t in range(24) for x in range(6)]
+    found = fewstep.evaluate(fewstep.train(table_recipe(tmp_path / "t.csv", rows, shots=3), out=tmp_path / "run"))
+    for root, square in zip(found["rmse"]["y"], found["steps"], strict=True):
+        assert root["ci95"] / root["mean"] == pytest.approx(square["ci95"] / square["mean"] / 2, rel=1e-4)
+
+
+def test_a_table_with_fewer_tasks_than_asked_for_says_so(tmp_path, caplog):
+    rows = [f"{t},{x},{t * x}" for t in range(6) for x in range(6)]
+    run = fewstep.train(table_recipe(tmp_path / "t.csv", rows, shots=3), out=tmp_path / "run")
+    assert fewstep.evaluate(run, tasks=50)["tasks"] < 6
+    assert "of 50 asked for" in caplog.text
+
+
+def test_too_few_tasks_with_enough_rows_name_the_shots(tmp_path):
+    rows = [f"{t},{x},{t * x}" for t in range(6) for x in range(6 if t < 2 else 3)]
+    recipe = table_recipe(tmp_path / "t.csv", rows, shots=5, incomplete="drop")
+    with pytest.raises(DataError, match=r"at least 3 tasks with 6 rows or more, tasks.shots \+ 1: got 2 of 6"):
+        fewstep.train(recipe, out=tmp_path / "run")
+
+
+def test_an_inner_rate_at_the_edge_of_those_tried_is_told_of(tmp_path, caplog):
+    rows = [f"{t},{x},{x}" for t in range(12) for x in range(6)]
+    recipe = table_recipe(tmp_path / "t.csv", rows, shots=3)
+    recipe["evaluate"]["tune_inner_lr"] = [1e-8]
+    fewstep.evaluate(fewstep.train(recipe, out=tmp_path / "run"))
+    assert "is at the edge" not in caplog.text
+    recipe["evaluate"]["tune_inner_lr"] = [1e-8, 1e4]
+    fewstep.evaluate(fewstep.train(recipe, out=tmp_path / "cut"))
+    assert "The best inner rate, 1e-08, is at the edge of evaluate.tune_inner_lr" in caplog.text
+
+
+def test_an_evaluation_that_diverges_leaves_no_example_to_draw(tmp_path):
+    rows = [f"{t},{x},{t * x}" for t in range(6) for x in range(6)]
+    recipe = table_recipe(tmp_path / "t.csv", rows, shots=3)
+    run = fewstep.train(recipe, out=tmp_path / "run")
+    fewstep.evaluate(run, steps=1)
+    assert (run.path / "illustration.json").exists()
+    recipe["algorithm"]["inner_lr"] = 1e30
+    recipe["meta"]["iterations"] = 0
+    diverging = fewstep.train(recipe, out=tmp_path / "diverging")
+    assert fewstep.evaluate(diverging, steps=4)["steps"][-1]["mean"] is None
+    assert not (diverging.path / "illustration.json").exists()

@@ -214,7 +214,7 @@ def test_a_non_finite_loss_names_the_tasks_and_updates_nothing():
     learner = sinusoid_learner()
     before = {name: value.clone() for name, value in learner.meta.model.items()}
     tasks = Sinusoid().sample(6, generator(0, "t"))
-    tasks.query.targets[4, 0] = torch.inf
+    tasks.query.targets[4, 0] = 1e30  # whose square is none
     with pytest.raises(NonFiniteError, match=r"iteration 1 .* task 4 \(query loss inf\)"):
         learner.step(tasks)
     assert all(torch.equal(before[name], value) for name, value in learner.meta.model.items())
@@ -469,6 +469,39 @@ def test_examples_that_are_no_tensors_are_told_how_to_become_them():
             sinusoid_learner().adapt(Batch(examples, examples))
     with pytest.raises(ValueError, match=r"A support set is a Batch .* got tuple"):
         sinusoid_learner().adapt((points, points))
+
+
+def test_a_support_set_needs_tensors_and_an_example():
+    learner, one = sinusoid_learner(), torch.ones(1, 1)
+    learner.step(Sinusoid().sample(2, generator(0)))
+    for support, words in [
+        ((one, one), "Batch of inputs and targets"),
+        (Batch(one.numpy(), one), "torch.as_tensor"),
+        (Batch(one[:0], one[:0]), "at least one example"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            learner.adapt(support)
+
+
+def test_inputs_of_another_precision_are_told_so():
+    with pytest.raises(ValueError, match=r"precision of the parameters, float32: got float64"):
+        sinusoid_learner().adapt(Batch(torch.ones(3, 1).double(), torch.ones(3, 1)))
+
+
+def test_an_adaptation_that_diverges_is_told_apart_from_bad_examples():
+    torch.manual_seed(0)
+    learner = SupervisedLearner(nn.Linear(1, 1), functional.mse_loss, maml(Sgd(1e20)))
+    with pytest.raises(NonFiniteError, match="after 5 steps it is not"):
+        learner.adapt(Batch(torch.ones(3, 1), torch.ones(3, 1)), 5)
+    with pytest.raises(NonFiniteError, match="among those to adapt to"):
+        learner.adapt(Batch(torch.ones(3, 1), torch.full((3, 1), torch.nan)))
+
+
+def test_bad_values_of_a_task_are_named_before_what_comes_of_them():
+    tasks = Sinusoid().sample(3, generator(0))
+    tasks.query.targets[1, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"in task 1 \(among its own examples\)\. Look for bad"):
+        sinusoid_learner().step(tasks)
 
 
 def test_the_first_step_draws_no_random_numbers_for_its_checks():

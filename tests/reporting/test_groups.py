@@ -63,6 +63,11 @@ def test_plus_minus_is_the_task_interval_of_one_seed_and_the_spread_of_several(t
     )
 
 
+def test_an_interval_over_few_tasks_is_told_to_be_narrow():
+    few = evaluation([0.5], [0.1]) | {"tasks": 12}
+    assert interval_note([("few", few)]).endswith("(1.96 standard errors: somewhat narrow for so few)")
+
+
 def test_a_run_alone_keeps_its_evaluation_and_its_folder_name(tmp_path):
     run = make_run(tmp_path / "mine", evaluation([3.0, 0.6], [0.2, None]))
     assert grouped_by_seed([run]) == [("mine", evaluation([3.0, 0.6], [0.2, None]) | {"seeds": [0]})]

@@ -201,6 +201,15 @@ def test_no_trajectories_and_no_tasks_are_errors() -> None:
         sample_trajectories(Navigation(), noisy, type(tasks)(*(leaf[:0] for leaf in tasks)), 3, 0, LIKE)
 
 
+def test_a_reset_that_gives_no_episodes_is_an_error() -> None:
+    class Bare(Broken):
+        def reset(self, tasks: Tensor, trajectories: int, generator: Any) -> Any:
+            return torch.zeros(len(tasks), trajectories, 1)
+
+    with pytest.raises(EpisodeError, match="`reset` must give episodes and their first observations: got Tensor"):
+        sample_trajectories(Bare(), noisy, Mdps(Bare()).sample(2, generator(0)), 3, 0, LIKE)
+
+
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (2, 1, 1)])
 def test_a_task_sampler_of_the_wrong_shape_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(

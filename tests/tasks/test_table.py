@@ -441,6 +441,17 @@ def test_without_commas_between_columns_those_in_numbers_are_decimal_marks(tmp_p
     assert group.targets.flatten().tolist() == [-0.25, 1.5]
 
 
+def test_a_number_that_may_be_thousands_or_decimals_is_told_of(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("site;x;y\na;1.500;2\na;2.500;3\n")
+    (group,) = read_table(tmp_path / "t.csv", "site", ["x"], ["y"]).groups.values()
+    assert group.inputs.flatten().tolist() == [1.5, 2.5]
+    assert "'1.500' in the column 'x' is read as 1.5" in caplog.text
+    caplog.clear()
+    (tmp_path / "t.csv").write_text("site;x;y\na;1.500;2\na;2.5;3\n")
+    read_table(tmp_path / "t.csv", "site", ["x"], ["y"])
+    assert not caplog.text
+
+
 def test_incomplete_rows_and_small_tasks_are_dropped_and_told_of_where_asked(tmp_path, caplog):
     rows = [f"{site},{x},{x}" for site in "abcdef" for x in range(4)]
     (tmp_path / "t.csv").write_text("\n".join(["site,x,y", *rows, "g,1,1", "a,,2", ",3,3"]))

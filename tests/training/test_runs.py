@@ -125,6 +125,8 @@ def test_a_distribution_that_draws_other_numbers_of_tasks_is_refused(tmp_path):
     for few in (Few(), {"train": Sinusoid(), "val": Few(), "test": Sinusoid()}):
         with pytest.raises(DataError, match=r"got 3 of .* from Few"):
             fewstep.train(recipe, out=tmp_path / "few", model=mlp(1, 1, (8,)), task_distribution=few)
+    with pytest.raises(RecipeError, match=r"got the class Few, not one made of it"):
+        fewstep.train(recipe, out=tmp_path / "other", model=mlp(1, 1, (8,)), task_distribution=Few)
     with pytest.raises(RecipeError, match=r"Tasks from Python are a distribution, .* got list"):
         fewstep.train(recipe, out=tmp_path / "other", model=mlp(1, 1, (8,)), task_distribution=[Few()])
 
@@ -321,7 +323,7 @@ def test_divergence_stops_with_iteration_tasks_and_remedy_and_the_checkpoint_sta
 
     learner = fewstep.load(run)
     learner.iteration = 0
-    with pytest.raises(NonFiniteError, match=r"iteration 5 .*task 2 \(support loss nan\).*checkpoint.*stands"):
+    with pytest.raises(NonFiniteError, match=r"iteration 5 .*task 2 \(among its own examples\).*checkpoint.*stands"):
         loop.train(learner, Poisoned(), run, loop.Plan(8, 4), validate=dict)
     assert (run.path / "checkpoint.pt").read_bytes() == good
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from fewstep.errors import NonFiniteError, RecipeError
+from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_algorithm, mean_squared_error
 from fewstep.experiments.execution import checked_device
 from fewstep.experiments.sections import MetaAlgorithm
@@ -79,7 +79,7 @@ def fit_classifier(
     try:
         learner = _learner(start, with_ways(start.module, ways), loss, device)
         learner.load_meta(with_head(head, start.meta, start.module, support, ways, learner.normalization))
-        return _adapted(learner, support, steps)
+        return learner.adapt(support, steps)
     except ValueError as error:
         raise RecipeError(f"{start.recipe.name} cannot be adapted to these examples: {error}") from None
 
@@ -102,7 +102,7 @@ def fit_regressor(
     try:
         learner = _learner(start, start.module, loss, device)
         learner.load_meta(start.meta)
-        return _adapted(learner, support, steps)
+        return learner.adapt(support, steps)
     except ValueError as error:
         raise RecipeError(f"{start.recipe.name} cannot be adapted to these examples: {error}") from None
 
@@ -119,16 +119,6 @@ def _learner(start: Initialisation, module: nn.Module, loss: Loss, device: str) 
         loss_scale=start.ways if recipe.loss.scale == "ways" else recipe.loss.scale,
         device=checked_device(device),
     )
-
-
-def _adapted(learner: SupervisedLearner, support: Batch, steps: int) -> Adapted:
-    adapted = learner.adapt(support, steps)
-    if not all(value.isfinite().all() for value in adapted.params.values()):
-        raise NonFiniteError(
-            f"Adaptation must stay finite: after {steps} steps it is not. Check the units of the examples, take "
-            "fewer steps, or begin with another head."
-        )
-    return adapted
 
 
 def _algorithm(start: Initialisation) -> Algorithm:

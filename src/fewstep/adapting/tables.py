@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.adapting.fitting import fit_regressor
 from fewstep.adapting.initialisation import initialisation
-from fewstep.errors import DataError, RecipeError
+from fewstep.errors import DataError, NonFiniteError, RecipeError
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
@@ -156,7 +156,11 @@ def predict_table(
     asked = read_rows(queries, tasks.task, tasks.inputs, further=tasks.targets, whole=True)
     names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
     _require_support(measured, names, support, queries)
-    tell_of_far(tasks.inputs, scale.inputs(torch.cat([inputs, *(measured[name].inputs for name in set(names))])))
+    adapted_to = [measured[name] for name in dict.fromkeys(names)]
+    tell_of_far(
+        "Inputs", tasks.inputs, scale.inputs(torch.cat([inputs, *(examples.inputs for examples in adapted_to)]))
+    )
+    tell_of_far("Targets", tasks.targets, torch.cat([scale.standardize(examples).targets for examples in adapted_to]))
     start = initialisation(folder, model, checkpoint, "mse" if loss is None else "custom", loss)
     steps = recipe.evaluate.steps if steps is None else steps
     targets = torch.empty(len(names), len(tasks.targets), dtype=torch.float64)
@@ -165,7 +169,10 @@ def predict_table(
         rows_of.setdefault(task, []).append(row)
     for task, here in rows_of.items():
         examples = scale.standardize(measured[task])
-        adapted = fit_regressor(start, examples, steps, device=device, loss=loss or mean_squared_error)
+        try:
+            adapted = fit_regressor(start, examples, steps, device=device, loss=loss or mean_squared_error)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"Task {task!r} of `{support}`: {error}") from None
         targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
     counts = {name: len(measured[name].targets) for name in rows_of}
     columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
@@ -197,13 +204,14 @@ def _require_support(measured: Mapping[str, Batch], names: list[str], support: s
         )
 
 
-def tell_of_far(columns: Sequence[str], inputs: Tensor) -> None:
-    """Warn of columns that lie where nothing was learned, another unit for instance; inputs are standardised."""
-    farthest = dict(zip(columns, inputs.abs().amax(0).tolist(), strict=True))
+def tell_of_far(what: str, columns: Sequence[str], standardised: Tensor) -> None:
+    """Warn of columns that lie where nothing was learned, another unit for instance."""
+    farthest = dict(zip(columns, standardised.abs().amax(0).tolist(), strict=True))
     far = [f"{name} ({distance:.0f})" for name, distance in farthest.items() if distance > _FAR]
     if far:
         log.warning(
-            "Inputs lie far from those that the run was trained with, in standard deviations of these: %s. Check their "
+            "%s lie far from those that the run was trained with, in standard deviations of these: %s. Check their "
             "unit; predictions there are guesses.",
+            what,
             ", ".join(far),
         )

@@ -246,16 +246,16 @@ def _loss(recipe: Recipe, custom: Loss | None) -> tuple[Loss, dict[str, Loss]]:
     if recipe.loss.kind == "cross_entropy":
         return functional.cross_entropy, {"accuracy": accuracy}
     columns = recipe.tasks.targets if isinstance(recipe.tasks, TableTasks) else []
-    return mean_squared_error, {rmse_of(name): partial(_column_rmse, i) for i, name in enumerate(columns)}
+    return mean_squared_error, {mse_of(name): partial(_column_mse, i) for i, name in enumerate(columns)}
 
 
-def rmse_of(target: str) -> str:
-    """The metric of one target column of a table, beside the loss of all: its root-mean-square error."""
-    return f"rmse of {target}"
+def mse_of(target: str) -> str:
+    """The metric of one target column of a table, beside the loss of all: its mean squared error."""
+    return f"mse of {target}"
 
 
-def _column_rmse(column: int, outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - targets)[..., column].square().mean().sqrt()
+def _column_mse(column: int, outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets)[..., column].square().mean()
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

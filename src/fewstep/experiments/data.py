@@ -329,6 +329,11 @@ def _of_enough_rows(groups: Mapping[str, Batch], tasks: TableTasks) -> dict[str,
             len(groups),
             tasks.shots + 1,
         )
+    if len(kept) < 3 <= len(groups):
+        raise DataError(
+            f"A table needs at least 3 tasks with {tasks.shots + 1} rows or more, tasks.shots + 1: got {len(kept)} of "
+            f"{len(groups)}. Lower tasks.shots, or add rows."
+        )
     return kept
 
 
@@ -341,10 +346,11 @@ def _environment_data(recipe: Recipe, custom: Any) -> Data:
 
 def _custom_data(custom: Any) -> Data:
     for each in custom.values() if isinstance(custom, Mapping) else [custom]:
-        if not callable(getattr(each, "sample", None)):
+        if isinstance(each, type) or not callable(getattr(each, "sample", None)):
+            came = f"the class {each.__name__}, not one made of it" if isinstance(each, type) else type(each).__name__
             raise RecipeError(
                 "Tasks from Python are a distribution, an object with sample(num_tasks, generator), or one for each "
-                f"split: got {type(each).__name__}. docs/extending.md has one to begin with."
+                f"split: got {came}. docs/extending.md has one to begin with."
             )
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:  # noqa: ARG001

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from typing import TYPE_CHECKING, Any, get_args
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import metric_of, rmse_of
+from fewstep.experiments.build import metric_of, mse_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
@@ -25,6 +26,8 @@ from fewstep.experiments.transfer import transferred
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
 from fewstep.training.records import MORE_IS_BETTER
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -156,6 +159,8 @@ def evaluate_each(
     plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)
+    if tasks is not None and loaded.available is not None and loaded.available(split) < tasks:
+        log.warning("There are %d tasks to evaluate on, each once, of %d asked for", loaded.available(split), tasks)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
         return load_learner(
@@ -207,7 +212,14 @@ def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Reci
     metric = metric_of(recipe)
     plan = plan.model_copy(update={"tasks": plan.tune_tasks or plan.tasks})
     scores = [_tuning_score(_curves(learner_of(c), data, plan, "val").curves[metric], metric) for c in candidates]
-    return candidates[scores.index(min(scores))]
+    best = scores.index(min(scores))
+    if len(plan.tune_inner_lr) > 1 and plan.method != "nearest_neighbour":
+        rates = plan.tune_inner_lr
+        if rates[best] in (min(rates), max(rates)):
+            log.warning(
+                "The best inner rate, %g, is at the edge of evaluate.tune_inner_lr: try some beyond", rates[best]
+            )
+    return candidates[best]
 
 
 def _candidates(recipe: Recipe, plan: Evaluate) -> list[Recipe]:
@@ -278,12 +290,22 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
 
 
 def _errors(recipe: Recipe, data: Data, evaluation: Evaluation) -> dict[str, Any]:
-    """Of each target column of a table, in its own unit: the tasks' root-mean-square errors, along the steps."""
+    """Of each target column of a table, in its own unit: root-mean-square error over all tasks, along the steps."""
     if data.standardization is None or recipe.loss.kind != "mse":
         return {}
     assert isinstance(recipe.tasks, TableTasks)
     units = zip(recipe.tasks.targets, data.standardization.target_std.tolist(), strict=True)
-    return {"rmse": {name: points(unit * evaluation.curves[rmse_of(name)]) for name, unit in units}}
+    return {"rmse": {name: _roots(unit * unit * evaluation.curves[mse_of(name)]) for name, unit in units}}
+
+
+def _roots(squares: Tensor) -> list[dict[str, Any]]:
+    """Roots of the means over tasks; their half-widths are d sqrt(x) = dx / (2 sqrt(x))."""
+    means, intervals = mean_and_ci95(squares)
+    roots = [math.sqrt(mean) for mean in means]
+    return [
+        {"step": step, "mean": number(root), "ci95": number(ci / (2 * root)) if root else 0.0}
+        for step, (root, ci) in enumerate(zip(roots, intervals, strict=True))
+    ]
 
 
 def _name_of_metric(recipe: Recipe) -> str:

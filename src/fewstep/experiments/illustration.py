@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fewstep.core.rng import generator
+from fewstep.errors import NonFiniteError
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.rl.sampling import Mdps
 from fewstep.training.records import write_json
@@ -51,6 +52,9 @@ def illustrate(
         tasks = run.config["tasks"]
         columns = {"columns": [tasks["inputs"][0], tasks["targets"][0]]} if tasks["kind"] == "table" else {}
         examples = _predictions(curve, data, learner.adapt, plan)
+        if not examples:
+            (run.path / "illustration.json").unlink(missing_ok=True)  # of an evaluation before
+            return
         write_json(run.path / "illustration.json", [example | columns for example in examples])
 
 
@@ -76,16 +80,17 @@ def _predictions(
     for i in range(2):
         drawn = curve(generator(plan.seed, "illustrate", i))
         support = drawn.task.support
+        try:
+            adapted = {steps: adapt(support, steps) for steps in sorted({0, 1, plan.steps})}
+        except NonFiniteError:  # the evaluation itself says so, with a loss that is not finite
+            continue
         stored.append(
             {
                 "shots": plan.shots,
                 "grid": inputs(drawn.inputs),
                 "truth": targets(drawn.targets),
                 "support": {"inputs": inputs(support.inputs), "targets": targets(support.targets)},
-                "predictions": {
-                    str(steps): targets(adapt(support, steps)(drawn.inputs).cpu())
-                    for steps in sorted({0, 1, plan.steps})
-                },
+                "predictions": {str(steps): targets(model(drawn.inputs).cpu()) for steps, model in adapted.items()},
             }
         )
     return stored

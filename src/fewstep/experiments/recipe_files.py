@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,7 @@ from fewstep.experiments.config import PAYS_TO_COMPILE, Recipe
 from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Evaluate, Meta
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from pydantic_core import ErrorDetails
 
@@ -69,6 +70,8 @@ def load_recipe(
         RecipeError: It cannot be read, or is not a possible experiment.
     """
     where, values = _read(source, where)
+    if isinstance(settings, str | Mapping):
+        raise RecipeError(f"Settings are a list of 'key=value': got a {type(settings).__name__}. Put it in brackets.")
     settings = list(settings)
     for setting in settings:
         _set(values, setting)
@@ -156,6 +159,11 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise RecipeError(f"A recipe must be a readable TOML file: {path}: {reason}.") from None
+    elif (path / "config.json").is_file():
+        raise RecipeError(
+            f"RECIPE must be a bundled name or the path of a .toml file: {path} is a run. Give the recipe that it "
+            f"began with, and the run as --out {path} --resume."
+        )
     else:
         near = get_close_matches(str(source), bundled_recipes(), n=1)
         raise RecipeError(

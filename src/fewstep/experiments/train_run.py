@@ -261,8 +261,8 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
         return None  # it never came to save anything: a first attempt that failed blocks nothing
     if not resume:
         raise RunError(
-            f"{path} already holds a run of {run.config.get('name')}: add --resume to go on with it, or choose "
-            "another --out."
+            f"{path} already holds a run of {run.config.get('name')}: add --resume (resume=True) to go on with it, "
+            "or choose another --out."
         )
     differing = [key for key in _differing(recipe, recipe_of(run)) if key != "meta.iterations"]
     if differing:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from fewstep.core.expect import expect_function, expect_number
 from fewstep.core.trees import leaves, tree_map
+from fewstep.core.types import Batch
 from fewstep.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from fewstep.core.functional import FunctionalModule
-    from fewstep.core.types import Batch, LossFn, MetaParams, OverTasks, Task, TaskGradient
+    from fewstep.core.types import LossFn, MetaParams, OverTasks, Task, TaskGradient
 
 _EXAMPLES = {
     "loss": "torch.nn.functional.mse_loss",
@@ -25,6 +26,15 @@ _EXAMPLES = {
     "over_tasks": "fewstep.sequential()",
     "run": "fewstep.core.running.compiled()",
 }
+
+
+_DIVERGED = (
+    "Before any step the loss is not finite: check the scale of the inputs, or lower the meta learning rate (meta.lr)."
+)
+_DIVERGES = (
+    "The inner loop diverges: lower the inner learning rate, take fewer steps, or clip the inner gradient "
+    "(algorithm.clip) or the meta-gradient (meta.clip_norm)."
+)
 
 
 def check_functions(**given: Any) -> None:
@@ -49,27 +59,53 @@ def check_numbers(**given: float | None) -> None:
             expect_number(name, number)
 
 
-def check_model(
-    module: FunctionalModule, metrics: Mapping[str, Callable[[Any, Any], Any]], support: Batch, device: torch.device
-) -> None:
-    """Try a module, its loss and its metrics on one support set, without touching the random stream.
+def check_examples(examples: Any) -> None:
+    """See that the examples of one task are a batch of tensors, with at least one example.
 
     Raises:
-        ValueError: The examples are no tensors, the module changes its own state, or a metric is no single number.
+        ValueError: They are not.
     """
+    if not isinstance(examples, Batch):
+        raise ValueError(
+            "A support set is a Batch of inputs and targets of one task, fewstep.Batch(inputs, targets): got "
+            f"{type(examples).__name__}."
+        )
     strangers = set[str]()
 
     def note(leaf: Any) -> None:
         if not isinstance(leaf, Tensor):
             strangers.add(type(leaf).__name__)
 
-    tree_map(note, support)
-    if "ndarray" in strangers or not leaves(support):
+    tree_map(note, examples)
+    tensors = leaves(examples)
+    if "ndarray" in strangers or not tensors:
         raise ValueError(
             f"Examples are tensors: got {', '.join(sorted(strangers))}. Make them of arrays with torch.as_tensor."
         )
+    if any(tensor.dim() and len(tensor) == 0 for tensor in tensors):
+        raise ValueError("A support set has at least one example: got none.")
+
+
+def check_model(
+    module: FunctionalModule, metrics: Mapping[str, Callable[[Any, Any], Any]], support: Batch, device: torch.device
+) -> None:
+    """Try a module, its loss and its metrics on one support set, without touching the random stream.
+
+    Raises:
+        ValueError: The module cannot take such examples, changes its own state, or a metric is no single number.
+    """
+    check_examples(support)
     with cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
-        outputs = module.check_pure(support.inputs)
+        try:
+            outputs = module.check_pure(support.inputs)
+        except RuntimeError as error:
+            own, came = _precisions(module.params), _precisions(support.inputs)
+            if own.isdisjoint(came) and came:
+                raise ValueError(
+                    f"Inputs have the precision of the parameters, {', '.join(sorted(own))}: got "
+                    f"{', '.join(sorted(came))}. Convert them, with .float() for instance."
+                ) from error
+            raise
         for name, metric in metrics.items():
             value = metric(outputs, support.targets)
             if not isinstance(value, Tensor) or value.dim() != 0:
@@ -81,6 +117,10 @@ def check_model(
                 )
 
 
+def _precisions(tree: Any) -> set[str]:
+    return {str(leaf.dtype).removeprefix("torch.") for leaf in leaves(tree) if leaf.is_floating_point()}
+
+
 def non_finite(
     support_loss: LossFn,
     task_gradient: TaskGradient,
@@ -90,24 +130,38 @@ def non_finite(
     iteration: int,
 ) -> NonFiniteError:
     """Find the tasks at fault, once there is a fault: the healthy iterations pay nothing for it."""
-    described: list[str] = []
+    described, remedies = list[str](), dict[str, None]()
     first = 0
     for group in groups:
         support_losses = over_tasks(lambda meta, task: support_loss(meta.model, task.support))(meta, group)
         gradients, query_losses = over_tasks(task_gradient)(meta, group)
         for i, query_loss in enumerate(query_losses):
-            if not math.isfinite(support_losses[i]):
-                described.append(f"task {first + i} (support loss {support_losses[i].item()})")
+            if not all(bool(leaf[i].isfinite().all()) for leaf in leaves(group)):
+                came, remedy = "among its own examples", "Look for bad values in the data."
+            elif not math.isfinite(support_losses[i]):
+                came, remedy = f"support loss {support_losses[i].item()}", _DIVERGED
             elif not math.isfinite(query_loss):
-                described.append(f"task {first + i} (query loss {query_loss.item()})")
+                came, remedy = f"query loss {query_loss.item()}", _DIVERGES
             elif not all(bool(leaf[i].isfinite().all()) for leaf in leaves(gradients)):
-                described.append(f"task {first + i} (meta-gradient)")
+                came, remedy = "meta-gradient", _DIVERGES
+            else:
+                continue
+            described.append(f"task {first + i} ({came})")
+            remedies[remedy] = None
         first += len(query_losses)
     what = ", ".join(described[:5]) or "the mean over the meta-batch"
     more = f" and {len(described) - 5} more tasks" if len(described) > 5 else ""
     return NonFiniteError(
         f"Losses and meta-gradients must be finite: iteration {iteration} gave infinity or nan in "
-        f"{what}{more}. If it is the support loss, look for bad values in the data; else the inner loop "
-        "diverges: lower the inner learning rate, take fewer steps, or clip the inner gradient "
-        "(algorithm.clip) or the meta-gradient (meta.clip_norm)."
+        f"{what}{more}. {' '.join(remedies or [_DIVERGES])}"
+    )
+
+
+def diverged(support: Batch, steps: int) -> NonFiniteError:
+    """Say why parameters adapted to one support set are not finite."""
+    if not all(bool(leaf.isfinite().all()) for leaf in leaves(support)):
+        return NonFiniteError("Examples must be finite: there is infinity or nan among those to adapt to. Remove them.")
+    return NonFiniteError(
+        f"Adaptation must stay finite: after {steps} steps it is not. Check the units of the examples, take fewer "
+        "steps, or train with a lower inner learning rate."
     )

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from fewstep.core.running import Run, plain
 from fewstep.core.trees import concatenate, index, leaves, to_device
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
 from fewstep.learners.adapted import Adapted
-from fewstep.learners.checks import check_functions, check_model, check_numbers, non_finite
+from fewstep.learners.checks import check_examples, check_functions, check_model, check_numbers, diverged, non_finite
 from fewstep.learners.learner import take_over
 
 if TYPE_CHECKING:
@@ -157,13 +157,10 @@ class SupervisedLearner:
         Raises:
             ValueError: `steps` is negative, the policy is not one that this learner can follow, the module changes its
                 own state, or module and loss do not fit the data.
+            NonFiniteError: Adaptation diverges, or there is infinity or nan among the examples.
         """
         rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else counted(steps)
-        if not isinstance(cast("Any", support), Batch):
-            raise ValueError(
-                "A support set is a Batch of inputs and targets of one task, fewstep.Batch(inputs, targets): got "
-                f"{type(support).__name__}."
-            )
+        check_examples(support)
         policy = policy_followed(normalization, self.normalization)
         support = to_device(support, self.device)
         self._check_model(support)
@@ -171,6 +168,8 @@ class SupervisedLearner:
         with torch.no_grad():
             adapted = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
             params = {name: value.clone() for name, value in adapted.items()}  # training may go on meanwhile
+            if not all(bool(value.isfinite().all()) for value in params.values()):
+                raise diverged(support, steps)
             return Adapted(params, self._query_statistics(params, support, policy), self._adapted_module)
 
     def evaluate(

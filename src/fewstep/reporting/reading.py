@@ -168,7 +168,8 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
         case "queries", 1:
             return f"1 query{per_class}"
         case "queries", _:
-            return f"{value} queries{per_class}"
+            most = "up to " if evaluation.get("metric") == "standardised_mse" else ""  # a table's tasks have their own
+            return f"{most}{value} queries{per_class}"
         case "normalization", _:
             return f"{value} normalization"
         case "checkpoint", _:
@@ -183,10 +184,17 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
             return f"{field} {value}"
 
 
+_MANY = 30
+"""Tasks from which 1.96 is less than 5 % below Student's t."""
+
+
 def interval_note(entries: Iterable[Entry]) -> str:
     """What "±" means for these evaluations, in one line."""
-    several = {seeds(evaluation) > 1 for _, evaluation in entries}
+    evaluations = [evaluation for _, evaluation in entries]
+    several = {seeds(evaluation) > 1 for evaluation in evaluations}
     task = "95 % confidence interval over tasks"
+    if any(seeds(each) == 1 and (each.get("tasks") or _MANY) < _MANY for each in evaluations):
+        task += " (1.96 standard errors: somewhat narrow for so few)"
     spread = "standard deviation over training seeds"
     if several == {True}:
         return spread

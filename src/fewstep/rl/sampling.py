@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 
 from fewstep.core.rng import generator
-from fewstep.errors import NonFiniteError
+from fewstep.errors import EpisodeError, NonFiniteError
 from fewstep.rl.environment import Transition, check_tasks, check_transition
 from fewstep.rl.policy import draw_noise
 from fewstep.rl.trajectories import Mdp, Trajectories
@@ -76,7 +76,13 @@ def sample_trajectories(
     noise = _noise(environment, tasks, trajectories, step).to(like)
     # The first task names the stream of initial states, which the environment draws for all together.
     start = generator(int(tasks.seed[0]), "reset", step)
-    episodes, observations = environment.reset(tasks.parameters, trajectories, start)
+    begun: Any = environment.reset(tasks.parameters, trajectories, start)
+    if not isinstance(begun, tuple) or len(begun) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise EpisodeError(
+            f"`reset` must give episodes and their first observations: got {type(begun).__name__} from "
+            f"{type(environment).__name__}. See `fewstep.rl.environment`."
+        )
+    episodes, observations = begun
     shape = (len(tasks.seed), trajectories)
     alive = torch.ones(shape, dtype=torch.bool)
     check_transition(shape, environment, Transition(observations, alive, alive))

@@ -76,6 +76,13 @@ class Numerals:
             return True
         return mark not in self.decimal if self.decimal else (mark == "," and self.comma_separated)
 
+    def is_taken_as_usual(self, cell: Any) -> bool:
+        """Whether the mark in a cell is taken for a decimal one though nothing in the file tells."""
+        if self.decimal or self.comma_separated or not isinstance(cell, str):
+            return False
+        text = _text(cell)
+        return _GROUPED.fullmatch(text) is not None and text.count(_mark(text)) == 1
+
     def _plain(self, text: str) -> str:
         """As Python writes it."""
         if _BOTH.fullmatch(text):

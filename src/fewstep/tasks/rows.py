@@ -316,8 +316,11 @@ def _check_numerals(path: Path, name: str, cells: Sequence[Any], numerals: Numer
             "decimals or be thousands. Save the table without separators of thousands, or with the same number of "
             "decimals everywhere."
         )
-    if separated := next((cell for cell in cells if numerals.separates_thousands(cell)), None):
-        log.warning("%s: %r in the column %r is read as %g", path, separated, name, numerals.number(separated))
+    told = next(
+        (cell for cell in cells if numerals.separates_thousands(cell) or numerals.is_taken_as_usual(cell)), None
+    )
+    if told is not None:
+        log.warning("%s: %r in the column %r is read as %g", path, told, name, numerals.number(told))
 
 
 def _shown(cell: Any) -> str:
@@ -333,9 +336,10 @@ def _no_table(path: Path, fault: object) -> DataError:
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
+        start = "" if path.is_absolute() else f", which starts from `{Path.cwd()}`"
         return DataError(
-            f"A table was expected at `{path}`: there is no such file. Check the path, which starts from "
-            f"`{Path.cwd()}`. The table of a run that has moved is given as --data."
+            f"A table was expected at `{path}`: there is no such file. Check the path{start}. The table of a run that "
+            "has moved is given as --data."
         )
     return DataError(
         f"The table `{path}` must be readable: got '{error.strerror or error}'. Check the path and its permissions."

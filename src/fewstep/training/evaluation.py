@@ -129,7 +129,8 @@ def drawn(distribution: TaskDistribution, count: int, stream: torch.Generator) -
     if came != count:  # fewer would be taken for as many, and an interval be too wide
         raise DataError(
             "A distribution draws as many tasks as it is asked for, as a Task whose tensors lead with that number: "
-            f"got {came} of {count} from {type(distribution).__name__}. Look into its `sample`."
+            f"got {came} of {count} from {type(distribution).__name__}. Look into its `sample`, which gives tensors "
+            "and no arrays."
         )
     return batch
 
