@@ -349,11 +349,12 @@ def compare(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option(help="Figure to write (.png, .svg or .pdf).")] = Path("compare.png"),
 ) -> None:
-    """Compare evaluated runs: one table, one figure. Runs that differ only in the seed are grouped."""
+    """Compare evaluated runs, task by task where they were evaluated on the same. Seeds of one recipe are grouped."""
     from fewstep.reporting.report import compare_runs
 
-    table, path = compare_runs(runs, out)
-    output.print(table)
+    tables, path = compare_runs(runs, out)
+    for table in tables:
+        output.print(table)
     say(f"Wrote {path}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import statistics
 
 import pytest
 from PIL import Image
@@ -189,6 +191,13 @@ def test_errors_of_a_table_are_told_for_each_target_in_its_own_unit(tmp_path):
     assert [metric for metric, _ in shown] == ["standardised_mse", "rmse of small", "rmse of large"]
     assert shown[2][1] == found["rmse"]["large"]
     assert found["normalization"] is None  # there is none in the network
+    (path,) = (run.path / "evaluations").glob("*.csv")
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    assert {line["task"] for line in lines} == set(json.loads((run.path / "data.json").read_text())["splits"]["test"])
+    last = [float(line["rmse of large"]) for line in lines if line["step"] == "2"]
+    assert statistics.fmean(error**2 for error in last) ** 0.5 == pytest.approx(
+        found["rmse"]["large"][2]["mean"], rel=1e-5
+    )
 
 
 def table_recipe(path, rows, **tasks):

@@ -86,7 +86,7 @@ def test_evaluation_has_fresh_tasks_and_its_own_number_of_trajectories(run: Any)
     assert library.evaluate(run) == result
     more = library.evaluate(run, trajectories=7, steps=1)
     assert (more["trajectories"], len(more["steps"]), more["fingerprint"]) == (7, 2, result["fingerprint"])
-    assert len(list((run.path / "evaluations").iterdir())) == 2
+    assert len(list((run.path / "evaluations").glob("*.json"))) == 2
 
 
 def test_a_loaded_run_adapts_to_a_task(run: Any) -> None:
@@ -256,7 +256,7 @@ def test_the_tasks_of_another_recipe_are_stored_beside_the_runs_own(run: Any, tm
     library.evaluate(copied, tasks_from="navigation", tasks=5, steps=2, trajectories=5)
     after = {path.name: path.read_text() for path in (copied / "evaluations").iterdir()}
     assert own.items() <= after.items()
-    assert [name.startswith("tasks-from-navigation-test-") for name in after.keys() - own.keys()] == [True]
+    assert [name.startswith("tasks-from-navigation-test-") for name in after.keys() - own.keys()] == [True, True]
 
 
 @pytest.mark.parametrize("other", ["navigation-oracle", "cheetah-velocity"])

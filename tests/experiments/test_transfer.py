@@ -58,7 +58,7 @@ def test_a_run_is_evaluated_as_the_other_recipe_says_with_its_own_step_size(run,
     own = fewstep.evaluate(run)
     assert "tasks_from" not in own
     assert own["fingerprint"] != result["fingerprint"]
-    names = [path.name for path in (run.path / "evaluations").iterdir()]
+    names = [path.name for path in (run.path / "evaluations").glob("*.json")]
     assert sorted(name.startswith("tasks-from-my_drawings-test-") for name in names) == [False, True]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.training.records import RunFolder, locked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 MAML_CURVE = [3.1, 0.69, 0.52, 0.45, 0.41, 0.39, 0.37, 0.36, 0.355, 0.352, 0.351]
@@ -46,6 +47,7 @@ def make_run(
     *evaluations: dict[str, Any],
     seed: int = 0,
     metrics: list[dict[str, Any]] | None = None,
+    per_task: Sequence[Sequence[Any]] = (),
     **config: Any,
 ) -> RunFolder:
     values = {
@@ -60,7 +62,9 @@ def make_run(
         for record in metrics or []:
             run.append_metrics(record)
         for i, one in enumerate(evaluations):
-            run.write_evaluation(f"test-{i}", one | {"seed": seed})
+            of_tasks = per_task if i == 0 else ()
+            named = {"per_task": f"test-{i}.csv"} if of_tasks else {}
+            run.write_evaluation(f"test-{i}", one | {"seed": seed} | named, of_tasks)
     return run
 
 

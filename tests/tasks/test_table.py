@@ -366,6 +366,14 @@ def test_drawing_as_many_tasks_as_there_are_visits_each_once():
     assert len(rows_of(tasks.sample(20, generator(1)))) == 20
 
 
+def test_names_come_in_the_order_of_the_tasks_drawn():
+    groups = {f"t{i}": Batch(torch.full((3 + i % 3, 1), float(i)), torch.zeros(3 + i % 3, 1)) for i in range(9)}
+    tasks = TableTasks(groups, shots=2)
+    drawn = tasks.sample(7, generator(0, "names"))
+    values = [value for task in drawn for value in task.support.inputs[:, 0, 0].tolist()]
+    assert tasks.names(7, generator(0, "names")) == [f"t{value:.0f}" for value in values]
+
+
 def test_the_same_stream_draws_the_same_tasks():
     tasks = TableTasks(numbered(5, 9, 6, 9, 7), shots=3, queries=5)
     first, again, other = (rows_of(tasks.sample(4, generator(seed))) for seed in (0, 0, 1))

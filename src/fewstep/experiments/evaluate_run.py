@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import metric_of, mse_of
+from fewstep.experiments.build import metric_of
 from fewstep.experiments.data import find_data
+from fewstep.experiments.evaluated import described, errors, file_name, per_task
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -21,13 +21,11 @@ from fewstep.experiments.runs import (
     recipe_of,
     stored_data,
 )
-from fewstep.experiments.sections import Method, TableTasks
 from fewstep.experiments.transfer import transferred
 from fewstep.learners.reinforcement import ReinforcementLearner
-from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured
+from fewstep.tasks.table import TableTasks
+from fewstep.training.evaluation import Evaluation, measured, streams
 from fewstep.training.records import MORE_IS_BETTER
-
-log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -38,10 +36,12 @@ if TYPE_CHECKING:
     from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import CustomTasks, Data
-    from fewstep.experiments.sections import Evaluate
+    from fewstep.experiments.sections import Evaluate, Method
     from fewstep.learners.supervised import Loss
     from fewstep.names import Checkpoint, Normalization, Split
     from fewstep.training.records import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -186,13 +186,14 @@ def evaluate_each(
             evaluation = _curves(learner, loaded, plan, split, progress)
             result = described(chosen, plan, evaluation, split) | {
                 **({} if others is None else {"tasks_from": others}),
-                **_errors(chosen, loaded, evaluation),
+                **errors(chosen, loaded, evaluation),
                 "inner_lr": None if _has_no_rate(learner, plan) else chosen.algorithm.inner_lr,
                 "checkpoint": checkpoint,
                 "iteration": learner.iteration,
             }
             if folder.path.parent != READY:  # what comes with fewstep stays as it came
-                folder.write_evaluation(_name(result), result)
+                result["per_task"] = f"{file_name(result)}.csv"
+                folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation))
                 if others is None and not any(each.values()):  # other ways leave the example of the recipe's own
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
             results.append(result)
@@ -254,88 +255,14 @@ def _curves(
             return learner.evaluate(drawn, plan.steps, plan.trajectories)
         return learner.evaluate(drawn, plan.steps, plan.normalization)
 
-    curves, fingerprint = measured(
-        curves_of,
-        data.distribution(split, plan.shots, plan.queries),
-        tasks=as_many_as_there_are(plan.tasks, data, split),
-        seed=plan.seed,
-        split=split,
-        at_once=data.at_once,
-        progress=progress,
-    )
-    return Evaluation(curves, fingerprint)
-
-
-def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
-    """Means and intervals, with all that they depend on."""
-    metric = metric_of(recipe)
-    return {
-        "recipe": recipe.name,
-        "algorithm": plan.method or recipe.algorithm.kind,
-        "distance": getattr(recipe.algorithm, "distance", None) if plan.method == "nearest_neighbour" else None,
-        "regularizer": getattr(recipe.algorithm, "regularizer", None),
-        "metric": _name_of_metric(recipe),
+    distribution = data.distribution(split, plan.shots, plan.queries)
+    stream: dict[str, Any] = {
+        "tasks": as_many_as_there_are(plan.tasks, data, split),
+        "seed": plan.seed,
         "split": split,
-        "tasks": len(evaluation.curves[metric]),
-        "ways": getattr(recipe.tasks, "ways", None),
-        "shots": plan.shots,
-        "queries": plan.queries,
-        "trajectories": plan.trajectories,
-        "normalization": plan.normalization,
-        "seed": recipe.seed,
-        "steps": points(evaluation.curves[metric]),
-        "evaluation_seed": plan.seed,
-        "fingerprint": evaluation.fingerprint,
+        "at_once": data.at_once,
     }
-
-
-def _errors(recipe: Recipe, data: Data, evaluation: Evaluation) -> dict[str, Any]:
-    """Of each target column of a table, in its own unit: root-mean-square error over all tasks, along the steps."""
-    if data.standardization is None or recipe.loss.kind != "mse":
-        return {}
-    assert isinstance(recipe.tasks, TableTasks)
-    units = zip(recipe.tasks.targets, data.standardization.target_std.tolist(), strict=True)
-    return {"rmse": {name: _roots(unit * unit * evaluation.curves[mse_of(name)]) for name, unit in units}}
-
-
-def _roots(squares: Tensor) -> list[dict[str, Any]]:
-    """Roots of the means over tasks; their half-widths are d sqrt(x) = dx / (2 sqrt(x))."""
-    means, intervals = mean_and_ci95(squares)
-    roots = [math.sqrt(mean) for mean in means]
-    return [
-        {"step": step, "mean": number(root), "ci95": number(ci / (2 * root)) if root else 0.0}
-        for step, (root, ci) in enumerate(zip(roots, intervals, strict=True))
-    ]
-
-
-def _name_of_metric(recipe: Recipe) -> str:
-    """As reports call it: errors of tables are in standard deviations of the targets, squared."""
-    if recipe.loss.kind == "mse":
-        return "standardised_mse" if isinstance(recipe.tasks, TableTasks) else "mse"
-    return metric_of(recipe)
-
-
-def points(values: Tensor) -> list[dict[str, Any]]:
-    """Mean over tasks and half-width of its 95 % confidence interval after each step; values `[tasks, steps + 1]`."""
-    return [
-        {"step": step, "mean": number(mean), "ci95": number(ci)}
-        for step, (mean, ci) in enumerate(zip(*mean_and_ci95(values), strict=True))
-    ]
-
-
-def _name(result: Mapping[str, Any]) -> str:
-    """A file name that differs wherever two evaluations of a run do."""
-    others = [re.sub(r"[^\w.-]+", "_", f"tasks-from-{result['tasks_from']}")] if "tasks_from" in result else []
-    sizes = [f"{len(result['steps']) - 1}steps", f"{result['tasks']}tasks"]
-    if result["metric"] == "return":
-        own = [f"{result['trajectories']}trajectories", *sizes]
-    else:
-        method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
-        shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
-        own = [*method, shots, queries, *sizes, *filter(None, [result["normalization"]])]
-    return "-".join([*others, result["split"], *own, result["checkpoint"]])
-
-
-def number(value: float) -> float | None:
-    """JSON has no infinity and no nan."""
-    return value if math.isfinite(value) else None
+    curves, fingerprint = measured(curves_of, distribution, **stream, progress=progress)
+    if not isinstance(distribution, TableTasks):
+        return Evaluation(curves, fingerprint)
+    return Evaluation(curves, fingerprint, [name for each in streams(**stream) for name in distribution.names(*each)])

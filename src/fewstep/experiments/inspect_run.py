@@ -15,7 +15,8 @@ from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.build import build_learner, build_model, metric_of
 from fewstep.experiments.data import find_data
-from fewstep.experiments.evaluate_run import described, number, points, tuned
+from fewstep.experiments.evaluate_run import tuned
+from fewstep.experiments.evaluated import described, number, points
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,

@@ -49,7 +49,7 @@ _KIND = (
     "checkpoint",
 )
 """Evaluations that agree in these and in their steps are pooled; seeds may differ in a tuned inner rate."""
-_CURVES = ("steps", "rmse")
+_CURVES = ("steps", "rmse", "per_task")
 """What an evaluation tells of each step; the rest says how it was made."""
 
 
@@ -63,8 +63,9 @@ def grouped_by_seed(runs: Sequence[RunFolder]) -> list[Entry]:
         runs: Any runs; entries follow their order.
 
     Returns:
-        Labels and evaluations. Every evaluation has `seeds`; one of several seeds also has `spread` in each
-        of its steps, and its mean and ci95 are those of this module's docstring.
+        Labels and evaluations. Every evaluation has `seeds` and, for each, the path of its table of tasks, if there is
+        one; one of several seeds also has `spread` in each of its steps, and its mean and ci95 are those of this
+        module's docstring.
 
     Raises:
         RunError: A run has no evaluation.
@@ -129,7 +130,7 @@ def _pooled_by_kind(group: Sequence[RunFolder]) -> list[dict[str, Any]]:
     of_runs = [(run, evaluations(run)) for run in group]
     if len(group) == 1:
         of_runs = [(run, _longest(found)) for run, found in of_runs]
-    found = [{**e, "seeds": [run.config.get("seed")]} for run, stored in of_runs for e in stored]
+    found = [{**e, **_origin(run, e)} for run, stored in of_runs for e in stored]
     pooled: list[dict[str, Any]] = []
     for same in _alike(found, _kind):
         if _one_per_seed(same):
@@ -138,6 +139,14 @@ def _pooled_by_kind(group: Sequence[RunFolder]) -> list[dict[str, Any]]:
             for at_one_rate in _alike(same, lambda e: e.get("inner_lr")):
                 pooled.extend([_pooled(at_one_rate)] if _one_per_seed(at_one_rate) else at_one_rate)
     return pooled
+
+
+def _origin(run: RunFolder, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    origin: dict[str, Any] = {"seeds": [run.config.get("seed")]}
+    if name := evaluation.get("per_task"):
+        path = run.path / "evaluations" / name
+        origin["per_task"] = [path] if path.is_file() else []
+    return origin
 
 
 def _longest(stored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,6 +176,7 @@ def _pooled(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{key: value for key, value in same[0].items() if key not in ("seed", "iteration")},
         "inner_lr": rates[0] if len(rates) == 1 else rates or None,
         "seeds": [seed for e in same for seed in e["seeds"]],
+        "per_task": [path for e in same for path in e.get("per_task", [])],
         "steps": _pooled_curve([e["steps"] for e in same]),
         "rmse": {target: _pooled_curve([e["rmse"][target] for e in same]) for target in same[0].get("rmse", {})},
     }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewstep.errors import RunError
+from fewstep.reporting.differences import differences
 from fewstep.reporting.drawing import check_path
 from fewstep.reporting.groups import grouped_by_seed
 from fewstep.reporting.plots import adaptation_figure, learning_curve_figure, training_figure
 from fewstep.reporting.reading import illustrations, with_errors
-from fewstep.reporting.tables import evaluation_table
+from fewstep.reporting.tables import difference_table, evaluation_table
 from fewstep.reporting.walks import walks_figure
 from fewstep.training.records import RunFolder
 
@@ -58,22 +59,26 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
     return written
 
 
-def compare_runs(paths: Iterable[Path], out: Path) -> tuple[Table, Path]:
-    """One table and one figure of the stored evaluations of runs; seeds of one recipe are taken together.
+def compare_runs(paths: Iterable[Path], out: Path) -> tuple[list[Table], Path]:
+    """Tables and one figure of the stored evaluations of runs; seeds of one recipe are taken together.
 
     Args:
         paths: Run folders.
         out: The figure's file.
 
     Returns:
-        The table and the figure's file.
+        A table of the evaluations and, where there are any on the same tasks, one of their differences; the figure's
+        file.
 
     Raises:
         RunError: A folder is no run or has no evaluation, or the metrics differ.
     """
     entries = grouped_by_seed(list(_labelled(paths).values()))
     learning_curve_figure(entries, out)
-    return evaluation_table([each for entry in entries for each in with_errors(*entry)]), out
+    tables = [evaluation_table([each for entry in entries for each in with_errors(*entry)])]
+    if found := differences(entries):
+        tables.append(difference_table(found))
+    return tables, out
 
 
 def inspection_path(run: RunFolder) -> Path:

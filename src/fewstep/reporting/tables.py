@@ -83,6 +83,28 @@ def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = N
     return table
 
 
+def difference_table(entries: Sequence[Entry]) -> Table:
+    """Differences of runs on the same tasks.
+
+    Args:
+        entries: Labels and evaluations; those of `differences.differences`.
+    """
+    shown = _steps_shown(entries, None)
+    columns = differing(entries, (*_TITLE, "normalization"))
+    caption = "±: 95 % confidence interval over tasks of the difference on the same task"
+    table = empty_table(f"Differences: {_shared(entries, set(_TITLE).difference(columns))}", caption)
+    table.add_column("runs", overflow="fold")
+    for field in columns:
+        table.add_column(_HEADERS.get(field, field), no_wrap=True)
+    for step in shown:
+        table.add_column(f"step {step}", justify="right", no_wrap=True)
+    for label, evaluation in entries:
+        numbers = {point.step: number_cell(point.mean, point.plus_minus) for point in curve(evaluation)}
+        settings = [Text(_setting(field, evaluation)) for field in columns]
+        table.add_row(Text(label), *settings, *(Text(numbers.get(step, ABSENT)) for step in shown))
+    return table
+
+
 def recipes_table(recipes: Mapping[str, str]) -> Table:
     """Names of recipes and what each is.
 

@@ -260,13 +260,23 @@ class TableTasks:
             Inputs `[tasks, rows, input columns]` and targets `[tasks, rows, target columns]`; where the drawn
             query sets differ in size, a list of such `Task`s, one for each size, smallest first.
         """
-        groups = list(self.groups.values())
-        by_size: dict[int, list[Batch]] = {}
-        for index in _indices(len(groups), num_tasks, generator):
-            rows = self._rows(groups[index], generator)
-            by_size.setdefault(len(rows.targets), []).append(rows)
-        tasks = [self._divided(_stacked(by_size[size])) for size in sorted(by_size)]
+        by_size = self._by_size(num_tasks, generator)
+        tasks = [self._divided(_stacked([rows for _, rows in drawn])) for drawn in by_size]
         return tasks[0] if len(tasks) == 1 else tasks
+
+    def names(self, num_tasks: int, generator: Generator) -> list[str]:
+        """The names of the tasks that `sample` draws from the same stream, in its order."""
+        return [name for drawn in self._by_size(num_tasks, generator) for name, _ in drawn]
+
+    def _by_size(self, num_tasks: int, generator: Generator) -> list[list[tuple[str, Batch]]]:
+        """Tasks drawn, with their names; those of one size together, smallest first."""
+        groups = list(self.groups.items())
+        by_size: dict[int, list[tuple[str, Batch]]] = {}
+        for index in _indices(len(groups), num_tasks, generator):
+            name, batch = groups[index]
+            rows = self._rows(batch, generator)
+            by_size.setdefault(len(rows.targets), []).append((name, rows))
+        return [by_size[size] for size in sorted(by_size)]
 
     def curve(self, generator: Generator) -> Curve:
         """Draw one task of one input and one target, with all its rows by ascending input as the grid.

@@ -28,10 +28,12 @@ class Evaluation(NamedTuple):
     Attributes:
         curves: For each metric `[tasks, steps + 1]`.
         fingerprint: Of the very tasks: equal fingerprints, equal tasks.
+        names: Of the tasks, where they have any.
     """
 
     curves: dict[str, Tensor]
     fingerprint: str
+    names: list[str] | None = None
 
 
 def evaluate(
@@ -104,9 +106,8 @@ def measured(
     digest = hashlib.sha256()
     parts: list[Any] = []
     done = 0
-    while done < tasks:
-        count = min(at_once or tasks, tasks - done)
-        batch = drawn(distribution, count, generator(seed, "evaluate", split, done))
+    for count, stream in streams(tasks, seed, split, at_once):
+        batch = drawn(distribution, count, stream)
         for group in batch if isinstance(batch, list) else [batch]:
             for values in _identity(group):
                 digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -115,6 +116,12 @@ def measured(
         if progress:
             progress(done)
     return concatenate(parts), digest.hexdigest()[:16]
+
+
+def streams(tasks: int, seed: int, split: str, at_once: int | None) -> Iterator[tuple[int, torch.Generator]]:
+    """How many tasks `measured` draws together, again and again, and from which streams."""
+    for done in range(0, tasks, at_once or tasks):
+        yield min(at_once or tasks, tasks - done), generator(seed, "evaluate", split, done)
 
 
 def drawn(distribution: TaskDistribution, count: int, stream: torch.Generator) -> Any:

@@ -7,7 +7,8 @@
     checkpoint.pt         all that a resume needs
     best.safetensors      meta-parameters with the best validation score
     params.safetensors    final meta-parameters; there once training is finished
-    evaluations/*.json    results of `fewstep evaluate`
+    evaluations/*.json    results of `fewstep evaluate`: means over tasks
+    evaluations/*.csv     the same for each task
     inspections/*.json    results of `fewstep inspect`
     illustration.json     adaptation to two tasks, where it can be drawn: predictions of one target, or walks
     plots/, tensorboard/  figures; event files
@@ -17,6 +18,7 @@ Every file is replaced as a whole or appended to by whole lines, so a run that i
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from contextlib import contextmanager, suppress
@@ -28,7 +30,7 @@ from filelock import FileLock, Timeout
 from fewstep.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 FORMAT = 1
 """Version of the run folder's layout and of the checkpoint in it."""
@@ -171,8 +173,12 @@ class RunFolder:
         with replaced(self.path / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
-    def write_evaluation(self, name: str, evaluation: dict[str, Any]) -> Path:
-        """Store one evaluation under its name."""
+    def write_evaluation(self, name: str, evaluation: dict[str, Any], per_task: Sequence[Sequence[Any]] = ()) -> Path:
+        """Store one evaluation under its name, and its table of tasks, if there is one, as its `per_task` is named."""
+        if per_task:
+            path = self._written("evaluations") / evaluation["per_task"]
+            with replaced(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(per_task)
         return self._write_result("evaluations", name, evaluation)
 
     def write_inspection(self, name: str, inspection: dict[str, Any]) -> Path:
@@ -185,12 +191,16 @@ class RunFolder:
         return sorted(stored, key=lambda e: (e.get("split"), e.get("shots") or 0, e.get("queries") or 0))
 
     def _write_result(self, folder: str, name: str, result: dict[str, Any]) -> Path:
-        path = self.path / folder / f"{name}.json"
+        path = self._written(folder) / f"{name}.json"
+        write_json(path, result)
+        return path
+
+    def _written(self, folder: str) -> Path:
+        path = self.path / folder
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.mkdir(exist_ok=True)
         except OSError as error:
             raise _unwritable(path, error) from error
-        write_json(path, result)
         return path
 
 
