@@ -9,6 +9,7 @@ scikit-learn's do, into pipelines, cross-validation and grid searches, and onto 
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 256
 """Examples that are predicted together; the result does not depend on it."""
+_DARK = 64
+"""A level that the whitest pixel of some examples has, of 255 levels."""
+
+log = logging.getLogger(__name__)
 
 
 class _FewShot(BaseEstimator):
@@ -99,7 +104,11 @@ class _FewShot(BaseEstimator):
                 f"Every example must have the shape of the first ones, {list(self.shape_)}: got {list(shape)}. Bring "
                 "them to one shape, or fit anew."
             )
-        return _fractions(X) if self._sees_pictures(reset=reset) else np.asarray(X, np.float64), y
+        if not self._sees_pictures(reset=reset):
+            return np.asarray(X, np.float64), y
+        if reset:
+            self.white_ = _white(X)
+        return _fractions(X, self.white_), y
 
     def _start(self, outputs: int) -> Initialisation:
         """From where to adapt; with it, how inputs become what the module sees: `preparation_`, `scale_`."""
@@ -180,7 +189,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         classes_: The labels, sorted.
         module_: The adapted module, float64, in evaluation mode.
         head_, steps_: How it was adapted.
-        n_features_in_: Numbers in an example; `shape_` is how they came.
+        n_features_in_: Numbers in an example; `shape_` is how they came, `white_` the level of white of pictures.
     """
 
     _loss = "cross_entropy"
@@ -406,19 +415,31 @@ def _at_least_two(classes: np.ndarray) -> np.ndarray:
     return classes
 
 
-def _fractions(pixels: np.ndarray) -> np.ndarray:
-    """Whole numbers from 0 to 255, or fractions from 0 to 1 -> fractions, float64.
-
-    Floating-point numbers are whole ones where they all are, and one is above 1.
-    """
-    levels = pixels.dtype.kind in "iu" or (len(pixels) > 0 and pixels.max() > 1 and bool((pixels % 1 == 0).all()))
-    most = 255 if levels else 1
-    if len(pixels) and (pixels.min() < 0 or pixels.max() > most):
-        raise ValueError(
-            f"Pixels must be whole numbers from 0 to 255 or fractions from 0 to 1: got {pixels.dtype} from "
-            f"{pixels.min():g} to {pixels.max():g}. Divide them by the level of white."
+def _white(pixels: np.ndarray) -> int:
+    """The level of white: 255 of whole numbers of which one is above 1, else 1."""
+    whole = bool((pixels % 1 == 0).all())
+    white = 255 if whole and pixels.max() > 1 else 1
+    if white == 255 and pixels.max() < _DARK:
+        log.warning(
+            "Pixels from 0 to %g are taken for very dark ones: white is 255. If it is %g here, divide by it, in fit "
+            "and predict alike",
+            pixels.max(),
+            pixels.max(),
         )
-    return pixels / most
+    return white
+
+
+def _fractions(pixels: np.ndarray, white: int) -> np.ndarray:
+    """Pixels on the scale of those that were adapted to -> fractions from 0 to 1, float64."""
+    on_scale = pixels.min() >= 0 and pixels.max() <= white and (white == 1 or bool((pixels % 1 == 0).all()))
+    if not on_scale:
+        scale = "whole numbers from 0 to 255" if white == 255 else "fractions from 0 to 1"
+        raise ValueError(
+            f"Pixels must keep the scale of the first examples, here {scale}: got {pixels.dtype} from {pixels.min():g} "
+            f"to {pixels.max():g}. Whole numbers from 0 to 255 and fractions from 0 to 1 are possible, in fit and "
+            "predict alike: divide by the level of white."
+        )
+    return pixels / white
 
 
 def _as_picture(shape: tuple[int, ...]) -> tuple[int, int, int]:

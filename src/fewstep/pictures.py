@@ -119,11 +119,13 @@ def predictions_table(predictions: Sequence[Prediction]) -> Table:
     table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("probability", justify="right")
-    if right := rightly_taken(predictions):
+    right = rightly_taken(predictions) or [True] * len(predictions)
+    remarks = ["nothing seen" if p.empty else "" if r else "mistake" for p, r in zip(predictions, right, strict=True)]
+    if any(remarks):
         table.add_column("")
-    for index, each in enumerate(predictions):
-        judged = ["" if right[index] else "mistake"] if right else []
-        table.add_row(Text(each.image), Text(each.label), f"{100 * each.probabilities[each.label]:.1f} %", *judged)
+    for each, remark in zip(predictions, remarks, strict=True):
+        cells = [Text(each.image), Text(each.label), f"{100 * each.probabilities[each.label]:.1f} %"]
+        table.add_row(*cells, *([remark] if any(remarks) else []))
     return table
 
 
@@ -164,7 +166,10 @@ def _shown(predicted: Predicted | None) -> list[Shown]:
     files = [Path(each.image) for each in predicted.predictions]
     often = Counter(file.name for file in files)
     names = [file.name if often[file.name] == 1 else f"{file.parent.name}/{file.name}" for file in files]
+    right = rightly_taken(predicted.predictions) or [None] * len(names)
     return [
-        Shown(pixels, name, each.label, each.probabilities[each.label])
-        for pixels, name, each in zip(_pixels(predicted.images), names, predicted.predictions, strict=True)
+        Shown(pixels, name, each.label, each.probabilities[each.label], judged)
+        for pixels, name, each, judged in zip(
+            _pixels(predicted.images), names, predicted.predictions, right, strict=True
+        )
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -370,11 +371,33 @@ def test_files_and_folders_are_named_by_strings_or_paths(support, queries):
     assert adapted.predict(str(queries[0])) == adapted.predict(queries[:1])
 
 
-def test_pictures_that_are_no_files_are_refused_by_type(support):
+def test_pictures_in_memory_do_as_well_as_files(support, queries):
+    def opened(folder):
+        return [Image.open(file) for file in sorted(folder.iterdir())]
+
     adapted = fewstep.adapt(READY, support)
-    for pictures in ([Image.new("L", (9, 9))], Image.new("L", (9, 9)), None):
-        with pytest.raises(DataError, match=r"str or Path.*got (Image|NoneType)"):
+    in_memory = fewstep.adapt(READY, {folder.name: opened(folder) for folder in sorted(support.iterdir())})
+    expected = [(each.label, each.probabilities) for each in adapted.predict(queries)]
+    images = [Image.open(query) for query in queries]
+    arrays = [np.asarray(image.convert("RGB")) for image in images]
+    for pictures in (images, arrays, [images[0], arrays[1], queries[2]]):
+        found = in_memory.predict(pictures)
+        assert [(each.label, each.probabilities) for each in found] == expected
+    assert [each.image for each in found] == ["0", "1", str(queries[2])]
+    assert in_memory.predict(arrays[0])[0].label == in_memory.predict(images[0])[0].label == expected[0][0]
+    assert torch.equal(adapted.prepare(images), adapted.prepare(queries))
+    torch.testing.assert_close(
+        adapted.probabilities(adapted.prepare(images))[0], torch.tensor(list(expected[0][1].values()))
+    )
+
+
+def test_pictures_of_other_types_are_refused(support):
+    adapted = fewstep.adapt(READY, support)
+    for pictures in ([3], None, [b"raw"]):
+        with pytest.raises(DataError, match=r"str or Path.*got (int|NoneType|bytes)"):
             adapted.predict(pictures)
+    with pytest.raises(DataError, match=r"1: an array of a picture is uint8 .* got float64 \[9, 9\]"):
+        adapted.predict([np.zeros((9, 9), np.uint8), np.zeros((9, 9))])
 
 
 def test_pictures_without_a_drawing_are_warned_of(support, tmp_path, caplog):
@@ -384,7 +407,9 @@ def test_pictures_without_a_drawing_are_warned_of(support, tmp_path, caplog):
     assert "No drawing was found in: " in caplog.text
     assert "empty.png" in caplog.text
     caplog.clear()
-    adapted.predict([tmp_path / "blank.png", support / "cross" / "0.png"])
+    blank, cross = adapted.predict([tmp_path / "blank.png", support / "cross" / "0.png"])
+    assert blank.to_dict()["empty"] is True
+    assert "empty" not in cross.to_dict()
     assert "blank.png" in caplog.text
     assert "0.png" not in caplog.text
 

@@ -127,10 +127,18 @@ def test_colour_pictures_make_a_coloured_sheet(tmp_path):
 
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
-    many = [Shown(red, f"a very long name {n}.png", "b", n / 100) for n in range(100)]
+    many = [Shown(red, f"a very long name {n}.png", "b", n / 100, right=n % 2 == 0) for n in range(100)]
     contact_sheet({"a": [red] * 50, "b": [red]}, many, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert (255, 0, 0) in {colour[:3] for _, colour in sheet.getcolors(10**6)}
+
+
+def test_files_stay_apart_by_name_on_a_sheet():
+    from fewstep.reporting.contact_sheet import _short_file
+
+    names = ["triangle/04.png", "triangle/14.png", "holiday pictures/IMG_1234.jpg", "holiday pictures/IMG_9994.jpg"]
+    short = [_short_file(name, 18) for name in names]
+    assert short == ["triangle/04", "triangle/14", "…pictures/IMG_1234", "…pictures/IMG_9994"]
 
 
 def test_a_sheet_takes_another_font_for_names_that_its_own_cannot_write(tmp_path):
@@ -236,6 +244,8 @@ def test_bad_pictures_to_predict_are_one_clear_error(fewstep, adapted, tmp_path)
     (tmp_path / "note.png").write_text("not a picture")
     assert "note.png" in fewstep("predict", adapted, "note.png")[2]
     assert fewstep("predict", adapted, "nowhere.png")[0] == 2
+    Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
+    assert "nothing seen" in fewstep("predict", adapted, "blank.png")[1]
     assert "run" in fewstep("evaluate", adapted)[2]
 
 

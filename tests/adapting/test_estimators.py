@@ -99,6 +99,31 @@ def test_pictures_may_be_levels_or_fractions_flat_or_not_grey_or_coloured(drawin
         classifier.fit(np.zeros((4, 10)), list("abab"))
 
 
+def test_pixels_keep_the_scale_of_the_first_examples(drawings, caplog):
+    images, names = drawings
+    levels = FewShotClassifier.from_run(PICTURES).fit(images, names)
+    dark = np.minimum(images[:1], 1)
+    np.testing.assert_allclose(
+        levels.predict_proba(dark), levels.predict_proba(np.concatenate([dark, images[1:2]]))[:1], rtol=1e-9
+    )
+    with pytest.raises(ValueError, match=r"here whole numbers from 0 to 255: got float64"):
+        levels.predict(images / 255)
+    masks = images > 100
+    as_bool = FewShotClassifier.from_run(PICTURES).fit(masks, names)
+    expected = as_bool.predict_proba(masks)
+    assert as_bool.score(masks, names) == 1
+    for same in (masks.astype(np.uint8), masks.astype(float)):
+        np.testing.assert_array_equal(as_bool.predict_proba(same), expected)
+        np.testing.assert_array_equal(as_bool.fit(same, names).predict_proba(masks), expected)
+    with pytest.raises(ValueError, match=r"here fractions from 0 to 1: got uint8 from 20"):
+        as_bool.predict(images)
+    caplog.clear()
+    as_bool.fit(images // 16, names)
+    assert "Pixels from 0 to 1" in caplog.text
+    with pytest.raises(ValueError, match="keep the scale"):
+        as_bool.partial_fit(images / 255, names)
+
+
 def test_other_shapes_than_those_fitted_are_refused(drawings):
     images, names = drawings
     classifier = FewShotClassifier.from_run(PICTURES).fit(images[:, :50], names)

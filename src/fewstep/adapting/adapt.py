@@ -18,22 +18,21 @@ from fewstep.adapting.initialisation import initialisation, preparation_of
 from fewstep.core.types import Batch
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.sections import GlyphsTasks, OmniglotTasks
-from fewstep.tasks.images import chosen_pictures, folders_without_pictures, list_classes, read_pictures
+from fewstep.tasks.images import Picture, chosen_pictures, folders_without_pictures, list_classes, read_pictures
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.learners.heads import HeadPolicy
     from fewstep.names import Checkpoint
-    from fewstep.tasks.archives import Member
     from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
 
 log = logging.getLogger(__name__)
 
-Support: TypeAlias = str | Path | Mapping[str, str | Path | Sequence[str | Path] | Tensor]
-"""A folder or zip archive with a folder for each class; or for each class its files (or the
-folder of them), or prepared pictures uint8."""
+Support: TypeAlias = str | Path | Mapping[str, str | Picture | Sequence[str | Picture] | Tensor]
+"""A folder or zip archive with a folder for each class; or for each class its files (or the folder of them),
+pictures in memory, or prepared pictures uint8."""
 
 
 def adapt(
@@ -103,7 +102,7 @@ def _batch(pictures: Mapping[str, Tensor]) -> Batch:
 
 def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
     if isinstance(support, str | Path):
-        classes: Mapping[str, Sequence[Path | Member]] = list_classes(Path(support))
+        classes: Mapping[str, Sequence[Picture]] = list_classes(Path(support))
         if empty := folders_without_pictures(Path(support)):
             raise DataError(
                 f"Every class folder in {support} must hold pictures: there are none in {', '.join(empty)}. Add some, "

@@ -28,7 +28,7 @@ from fewstep.adapting.initialisation import read_initialisation
 from fewstep.errors import DataError, RunError
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.learners.heads import with_ways
-from fewstep.tasks.images import Preparation, chosen_pictures, read_pictures, without_drawing
+from fewstep.tasks.images import Preparation, chosen_pictures, picture_name, read_pictures, without_drawing
 from fewstep.training.checkpoint import save_meta, sha256
 from fewstep.training.records import FORMAT, contents, read_json, replaced, write_json
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from fewstep.adapting.initialisation import Initialisation
     from fewstep.learners.heads import HeadPolicy
-    from fewstep.tasks.archives import Member
+    from fewstep.tasks.images import Picture
 
 _logger = logging.getLogger(__name__)
 
@@ -57,15 +57,18 @@ class Prediction(NamedTuple):
         image: Its file, or its place among those given.
         label: The most probable class.
         probabilities: Of each class.
+        empty: Whether nothing is to be seen in it, so that the rest means nothing.
     """
 
     image: str
     label: str
     probabilities: dict[str, float]
+    empty: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"image": self.image, "class": self.label, "probabilities": self.probabilities}
+        """Plain values, for JSON; `empty` is among them where it is true."""
+        seen = {"image": self.image, "class": self.label, "probabilities": self.probabilities}
+        return seen | ({"empty": True} if self.empty else {})
 
 
 @final
@@ -108,28 +111,43 @@ class AdaptedClassifier:
         parts = [self.module(part.float() / 255).softmax(1) for part in images.split(_AT_ONCE)]
         return torch.cat(parts) if parts else torch.empty(0, len(self.support))
 
-    def predict(self, pictures: str | Path | Sequence[str | Path | Member] | Tensor) -> list[Prediction]:
+    def prepare(self, pictures: str | Path | Picture | Sequence[str | Picture]) -> Tensor:
+        """Pictures as the module sees them, before they are divided by 255: for `probabilities`, or an export.
+
+        Args:
+            pictures: As for `predict`.
+
+        Returns:
+            uint8 `[pictures, channels, height, width]`.
+
+        Raises:
+            DataError: They are something else; or lists those that are no readable pictures.
+        """
+        return read_pictures(chosen_pictures(pictures), self.preparation)
+
+    def predict(self, pictures: str | Path | Picture | Sequence[str | Picture] | Tensor) -> list[Prediction]:
         """Classify pictures.
 
         Args:
-            pictures: A file, a folder or zip archive of them, several files, or what `probabilities` takes.
+            pictures: A file, a folder or zip archive of them, a picture in memory (`PIL.Image`, or an array uint8
+                `[height, width]` or `[height, width, 3]`), several of these, or what `probabilities` takes.
 
         Raises:
-            DataError: They are something else; or lists the files that are no readable pictures.
+            DataError: They are something else; or lists those that are no readable pictures.
         """
         if isinstance(pictures, torch.Tensor):
             return self.named_predictions([str(index) for index in range(len(pictures))], pictures)
-        files = chosen_pictures(pictures)
-        images = read_pictures(files, self.preparation)
-        tell_of_empty(files, images, self.preparation)
-        return self.named_predictions([printable(str(file)) for file in files], images)
+        chosen = chosen_pictures(pictures)
+        images = read_pictures(chosen, self.preparation)
+        tell_of_empty(chosen, images, self.preparation)
+        return self.named_predictions([printable(picture_name(one, i)) for i, one in enumerate(chosen)], images)
 
     def named_predictions(self, names: Sequence[str], images: Tensor) -> list[Prediction]:
         """As `predict`, for prepared pictures with names."""
-        classes = self.classes
+        classes, empty = self.classes, {*without_drawing(images, self.preparation)}
         return [
-            Prediction(name, classes[row.argmax()], dict(zip(classes, row.tolist(), strict=True)))
-            for name, row in zip(names, self.probabilities(images), strict=True)
+            Prediction(name, classes[row.argmax()], dict(zip(classes, row.tolist(), strict=True)), place in empty)
+            for place, (name, row) in enumerate(zip(names, self.probabilities(images), strict=True))
         ]
 
     def save(self, folder: str | Path) -> Path:
@@ -166,9 +184,9 @@ def check_prepared(images: Tensor, preparation: Preparation) -> None:
         )
 
 
-def tell_of_empty(files: Sequence[Path | Member], images: Tensor, preparation: Preparation) -> None:
-    """Warn of the files whose prepared pictures show nothing: what a model says of them means nothing."""
-    empty = [printable(str(files[index])) for index in without_drawing(images, preparation)]
+def tell_of_empty(pictures: Sequence[Picture], images: Tensor, preparation: Preparation) -> None:
+    """Warn of those whose prepared pictures show nothing: what a model says of them means nothing."""
+    empty = [printable(picture_name(pictures[place], place)) for place in without_drawing(images, preparation)]
     if empty:
         more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
         _logger.warning("No drawing was found in: %s%s. Look at these pictures.", ", ".join(empty[:10]), more)

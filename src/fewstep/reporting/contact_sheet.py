@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_INK, _FAINT, _RULE = "#333333", "#7a7a7a", "#dddddd"
+_INK, _FAINT, _RULE, _WRONG = "#333333", "#7a7a7a", "#dddddd", "#c62828"
 _DPI = 120
 _CELL, _GAP, _CAPTION = 0.72, 0.1, 0.34
 """Inches: side of a picture, space between pictures, and space for two lines below it."""
@@ -42,12 +42,14 @@ class Shown(NamedTuple):
         name: Its file's.
         label: The class that it was taken for.
         probability: Of that class.
+        right: Whether it is of that class, where this is known.
     """
 
     image: np.ndarray
     name: str
     label: str
     probability: float
+    right: bool | None = None
 
 
 def contact_sheet(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequence[Shown], path: Path) -> None:
@@ -92,8 +94,8 @@ def _draw(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequence[Sho
     for name, count in zip(classes, lines, strict=True):
         axes.plot([0.15, width - 0.15], [top - 0.06, top - 0.06], color=_RULE, linewidth=0.8)
         _text(axes, 0.15, top + _CELL / 2, _short(name, 15), fontweight="bold")
-        _block(axes, [(image, "", "") for image in support[name]], _NAMES, top, narrow, count)
-        _block(axes, [(s.image, _percent(s.probability), s.name) for s in taken[name]], right, top, wide, count)
+        _block(axes, [_Cell(image) for image in support[name]], _NAMES, top, narrow, count)
+        _block(axes, [_cell(shown) for shown in taken[name]], right, top, wide, count)
         top += count * line_height
     if len(support) > len(classes):
         _text(axes, 0.15, top + 0.1, f"and {len(support) - len(classes)} more classes", color=_FAINT)
@@ -102,11 +104,25 @@ def _draw(support: Mapping[str, Sequence[np.ndarray]], predictions: Sequence[Sho
         figure.savefig(temporary, format="png")
 
 
-def _block(
-    axes: Axes, pictures: Sequence[tuple[np.ndarray, str, str]], left: float, top: float, columns: int, lines: int
-) -> None:
-    """Pictures with two lines of caption each, in columns; says how many there is no place for."""
-    for place, (image, above, below) in enumerate(pictures[: columns * lines]):
+class _Cell(NamedTuple):
+    """A picture with the two lines of its caption."""
+
+    image: np.ndarray
+    above: str = ""
+    below: str = ""
+    colour: str = _INK
+
+
+def _cell(shown: Shown) -> _Cell:
+    percent = _percent(shown.probability)
+    if shown.right is False:
+        return _Cell(shown.image, f"{percent}, mistake", shown.name, _WRONG)
+    return _Cell(shown.image, percent, shown.name)
+
+
+def _block(axes: Axes, pictures: Sequence[_Cell], left: float, top: float, columns: int, lines: int) -> None:
+    """Pictures with their captions, in columns; says how many there is no place for."""
+    for place, (image, above, below, colour) in enumerate(pictures[: columns * lines]):
         x = left + place % columns * (_CELL + _GAP)
         y = top + place // columns * (_CELL + _CAPTION)
         axes.imshow(
@@ -120,9 +136,9 @@ def _block(
         )
         left_out = len(pictures) - columns * lines
         if left_out > 0 and place == columns * lines - 1:
-            above, below = f"and {left_out} more", ""
-        _text(axes, x, y + _CELL + 0.08, above, fontsize=7)
-        _text(axes, x, y + _CELL + 0.19, _short(below, 14), fontsize=5.5, color=_FAINT)
+            above, below, colour = f"and {left_out} more", "", _INK
+        _text(axes, x, y + _CELL + 0.08, above, fontsize=7 if colour == _INK else 6, color=colour)
+        _text(axes, x, y + _CELL + 0.19, _short_file(below, 18), fontsize=5, color=_FAINT)
 
 
 def _text(
@@ -134,6 +150,12 @@ def _text(
 
 def _short(name: str, letters: int) -> str:
     return name if len(name) <= letters else f"{name[: letters - 6]}…{name[-5:]}"
+
+
+def _short_file(name: str, letters: int) -> str:
+    """Without what its neighbours share: the ending, and of what is too long the beginning."""
+    stem = name.rpartition(".")[0] or name
+    return stem if len(stem) <= letters else f"…{stem[1 - letters :]}"
 
 
 def _percent(probability: float) -> str:

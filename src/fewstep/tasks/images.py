@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast, final
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
+
+Picture: TypeAlias = Path | Member | Image.Image | np.ndarray
+"""A file, a member of an archive, or in memory: of Pillow, or uint8 `[height, width]` or `[height, width, 3]`."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """What is decoded. Pillow knows more, among them some that run other programs."""
@@ -159,22 +162,29 @@ def folders_without_pictures(folder: Path) -> list[str]:
     return sorted(name for name in beside if PurePosixPath(name) not in known)
 
 
-def chosen_pictures(pictures: object) -> list[Path | Member]:
-    """The pictures that a caller means: one file or folder or zip archive of them, or several files.
+def chosen_pictures(pictures: object) -> list[Picture]:
+    """The pictures that a caller means: one file or folder or zip archive of them, one in memory, or several.
 
     Raises:
         DataError: They are something else, or a folder holds none.
     """
     if isinstance(pictures, str | Path):
         return [*list_pictures(Path(pictures))]
-    each = [pictures] if isinstance(pictures, Member) or not isinstance(pictures, Iterable) else [*pictures]
-    strange = [one for one in each if not isinstance(one, str | Path | Member)]
+    one = isinstance(pictures, Picture) or not isinstance(pictures, Iterable)
+    each: list[Any] = [pictures] if one else [*cast("Iterable[Any]", pictures)]
+    strange = [picture for picture in each if not isinstance(picture, str | Picture)]
     if strange:
         raise DataError(
-            "Pictures are given as files (str or Path), as a folder or zip archive of them, or as prepared pictures, a "
-            f"uint8 tensor: got {type(strange[0]).__name__}. Save it to a file first."
+            "Pictures are given as files (str or Path), a folder or zip archive of them, PIL.Image, uint8 arrays "
+            "[height, width] or [height, width, 3], or as prepared pictures, a uint8 tensor: got "
+            f"{type(strange[0]).__name__}. Make it one of these."
         )
-    return [Path(one) if isinstance(one, str) else one for one in each if isinstance(one, str | Path | Member)]
+    return [Path(picture) if isinstance(picture, str) else picture for picture in each]
+
+
+def picture_name(picture: Picture, place: int) -> str:
+    """Its file's, or its place among others."""
+    return str(picture) if isinstance(picture, Path | Member) else str(place)
 
 
 def without_drawing(images: Tensor, preparation: Preparation) -> list[int]:
@@ -232,14 +242,14 @@ def read_picture(picture: Path | Member | bytes, preparation: Preparation) -> Te
 
 
 def read_pictures(
-    pictures: Sequence[Path | Member],
+    pictures: Sequence[Picture],
     preparation: Preparation,
     advice: str = _ADVICE,
 ) -> Tensor:
     """Pictures, prepared.
 
     Args:
-        pictures: Files, or members of archives.
+        pictures: Files, members of archives, or pictures in memory.
         preparation: What to do to them.
         advice: What to do about unreadable ones.
 
@@ -287,7 +297,7 @@ def prepare_arrays(pictures: np.ndarray, preparation: Preparation) -> Tensor:
     return prepared
 
 
-def check_pictures(pictures: Sequence[Path | Member]) -> None:
+def check_pictures(pictures: Sequence[Picture]) -> None:
     """Read pictures without keeping them.
 
     Raises:
@@ -297,20 +307,35 @@ def check_pictures(pictures: Sequence[Path | Member]) -> None:
     _require_readable(len(pictures), unreadable, _ADVICE)
 
 
-def _each(pictures: Sequence[Path | Member], preparation: Preparation) -> Iterator[Tensor | str]:
+def _each(pictures: Sequence[Picture], preparation: Preparation) -> Iterator[Tensor | str]:
     """Every picture prepared, or why it cannot be read."""
     with Reader() as reader, _strictly():
-        for picture in pictures:
-            member = picture if isinstance(picture, Member) else Member(picture.parent, picture.name)
+        for place, picture in enumerate(pictures):
             try:
-                yield _decoded(reader.read(member), preparation)
+                if isinstance(picture, Image.Image | np.ndarray):
+                    yield _prepared(_in_memory(picture), preparation)
+                else:
+                    member = picture if isinstance(picture, Member) else Member(picture.parent, picture.name)
+                    yield _decoded(reader.read(member), preparation)
             except Exception as error:  # broken files raise errors of many kinds
-                yield f"{member}: {_reason(error)}"
+                yield f"{picture_name(picture, place)}: {_reason(error)}"
+
+
+def _in_memory(picture: Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return _upright(picture)
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"an array of a picture is uint8 [height, width] or [height, width, 3]: got {picture.dtype} "
+            f"{list(picture.shape)}"
+        )
+    return Image.fromarray(np.ascontiguousarray(picture))
 
 
 def _require_readable(count: int, unreadable: list[str], advice: str) -> None:
     if unreadable:
-        raise DataError(f"Each of {count} pictures must be readable; unreadable: {listing(unreadable)}\n{advice}")
+        what = f"Each of {count} pictures must be readable; unreadable" if count > 1 else "A picture must be readable"
+        raise DataError(f"{what}: {listing(unreadable)}\n{advice}")
 
 
 def _reason(error: Exception) -> str:
