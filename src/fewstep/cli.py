@@ -355,7 +355,10 @@ def compare(
     tables, path = compare_runs(runs, out)
     for table in tables:
         output.print(table)
-    say(f"Wrote {path}")
+    if path is None:
+        say("No figure: it would show one metric, and these runs have several", messages)
+    else:
+        say(f"Wrote {path}")
 
 
 @app.command()
@@ -363,7 +366,7 @@ def reproduce(
     table: Annotated[
         str,
         typer.Argument(
-            metavar="TABLE", help="table1 (images), table2 (sinusoids), table3 (context), figure4 or figure5."
+            metavar="WHAT", help="table1 (images), table2 (sinusoids), table3 (context), figure4 or figure5."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the runs; those in there are used.")] = Path("runs"),
@@ -660,12 +663,12 @@ class TrainingProgress:
         if "val_score" in record and not messages.is_terminal:
             shown = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in ("val_score", "val_steps"))
             say(
-                f"{self._name}: iteration {iteration} of {self._total}, {self._told}, {shown}, {rate:.0f} tasks/s",
+                f"{self._name}: iteration {iteration} of {self._total}, {self._told}, {shown}, {rate:.3g} tasks/s",
                 messages,
             )
         if now - self._shown > 0.2 or iteration == self._total:
             self._shown = now
-            self._bar.update(self._task, completed=iteration, state=f"{self._told}  {rate:,.0f} tasks/s")
+            self._bar.update(self._task, completed=iteration, state=f"{self._told}  {rate:,.3g} tasks/s")
 
 
 def main() -> None:

@@ -223,7 +223,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         """The estimator of a run that can be adapted; the constructor, as scikit-learn's do, looks only at `fit`.
 
         Raises:
-            FewstepError: The run is unfinished, or has learned something else.
+            FewstepError: The run has learned nothing yet, or something else.
         """
         initialisation(run, model, checkpoint, cls._loss)
         return cls(_name(run), steps=steps, head=head, model=model, checkpoint=checkpoint, device=device)

@@ -129,11 +129,10 @@ def reproduce(
     """
     rows = [row for row in TABLES.get(table, ()) if fnmatchcase(row.recipe, only)]
     if not rows:
-        known = TABLES.get(table)
-        choices = ", ".join(TABLES) if known is None else ", ".join(dict.fromkeys(row.recipe for row in known))
-        raise RecipeError(
-            f"A table to reproduce, and recipes in it, must be among {choices}: got {table if known is None else only}."
-        )
+        if table not in TABLES:
+            raise RecipeError(f"What to reproduce must be one of {', '.join(sorted(TABLES))}: got {table}.")
+        known = ", ".join(dict.fromkeys(row.recipe for row in TABLES[table]))
+        raise RecipeError(f"--only must fit a recipe of {table}, {known}: got {only}.")
     for row in rows:
         run = _trained(row, out, train, iterations, seed)
         yield _reproduced(row, run, data, device)

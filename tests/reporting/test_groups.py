@@ -10,6 +10,7 @@ import pytest
 from fewstep.errors import RunError
 from fewstep.reporting.groups import grouped_by_seed
 from fewstep.reporting.reading import curve, interval_note
+from fewstep.reporting.tables import evaluation_table, plain
 
 from .runs import evaluation, make_run
 
@@ -61,6 +62,21 @@ def test_plus_minus_is_the_task_interval_of_one_seed_and_the_spread_of_several(t
     assert interval_note(single + pooled) == (
         "95 % confidence interval over tasks; with several seeds, standard deviation over training seeds"
     )
+
+
+def test_an_interval_over_tasks_of_few_classes_is_told_to_be_of_these():
+    note = interval_note([("mine", evaluation([0.9], metric="accuracy", ways=2, classes=3))])
+    assert note.endswith("all of the same 3 classes: it does not tell of others")
+    assert "classes" not in interval_note([("mine", evaluation([0.9], metric="accuracy", ways=2, classes=6))])
+
+
+def test_a_run_that_is_unfinished_is_told_to_be(tmp_path):
+    runs = [
+        make_run(tmp_path / name, evaluation([1.0]), name=name, finished=name == "done") for name in ("done", "cut")
+    ]
+    lines = plain(evaluation_table(grouped_by_seed(runs))).splitlines()
+    assert any("cut, unfinished" in line for line in lines)
+    assert not any("done, unfinished" in line for line in lines)
 
 
 def test_an_interval_over_few_tasks_is_told_to_be_narrow():

@@ -10,9 +10,10 @@ from rich.text import Text
 from fewstep.errors import RunError
 from fewstep.experiments.recipe_files import bundled_recipes
 from fewstep.reporting.published import published
+from fewstep.reporting.report import compare_runs
 from fewstep.reporting.tables import evaluation_table, plain, recipes_table
 
-from .runs import MAML_CURVE, evaluation, omniglot
+from .runs import MAML_CURVE, evaluation, make_run, omniglot
 
 
 def cells(table) -> list[list[str]]:
@@ -264,3 +265,15 @@ def test_recipes_are_listed_with_what_they_are():
     table = recipes_table(bundled_recipes())
     assert ["sinusoid-10shot", bundled_recipes()["sinusoid-10shot"]] in cells(table)
     assert all(isinstance(cell, Text) for column in table.columns for cell in column.cells)
+
+
+def test_runs_with_different_metrics_have_a_table_and_no_figure(tmp_path):
+    runs = [
+        make_run(tmp_path / "sine", evaluation([1.0]), name="sine").path,
+        make_run(tmp_path / "pictures", omniglot([0.9]), name="pictures").path,
+    ]
+    tables, path = compare_runs(runs, tmp_path / "compare.png")
+    assert path is None
+    assert not (tmp_path / "compare.png").exists()
+    assert "accuracy" in plain(tables[0])
+    assert compare_runs(runs[:1], tmp_path / "compare.png")[1].exists()

@@ -184,12 +184,13 @@ def test_sampling_leaves_the_images_as_they_were() -> None:
         (
             {"ways": 20},
             "`ways` must be at most the number of classes: got ways=20 and 12 classes. "
-            "Lower `tasks.ways` or use a larger split.",
+            "Lower `tasks.ways`, or give the split more classes: of a folder of your own by `tasks.fractions` or "
+            "folders train/, val/ and test/.",
         ),
         (
             {"shots": 5, "queries": 16},
             "`shots` and `queries` together must be at most the examples per class: "
-            "got shots=5, queries=16 and 20 examples. Lower `tasks.shots` or `tasks.queries`.",
+            "got shots=5, queries=16 and 20 examples. Lower `tasks.shots` or `tasks.queries` (--shots, --queries).",
         ),
         ({"ways": 0}, "`ways` must be a positive integer: got 0. Set `tasks.ways` to 1 or more."),
         ({"shots": -1}, "`shots` must be a positive integer: got -1. Set `tasks.shots` to 1 or more."),

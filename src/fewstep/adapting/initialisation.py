@@ -8,7 +8,7 @@ from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_model
 from fewstep.experiments.recipe_files import load_recipe
-from fewstep.experiments.runs import learner_from, meta_file, open_run, recipe_of, stored_data
+from fewstep.experiments.runs import learner_from, meta_file, open_run, recipe_of, stored_data, tell_of_unfinished
 from fewstep.experiments.sections import ImageTasks, MetaAlgorithm
 from fewstep.learners.heads import head_name, ways_of
 from fewstep.tasks.images import Preparation
@@ -85,6 +85,7 @@ def initialisation(
             f"{recipe.algorithm.kind!r} and loss.kind = {recipe.loss.kind!r}. Use another run."
         )
     file = meta_file(folder, checkpoint)
+    tell_of_unfinished(folder)
     found = read_initialisation(file, recipe, model, {"run": name, "fingerprint": sha256(file)}, custom_loss)
     if loss == "cross_entropy":
         try:

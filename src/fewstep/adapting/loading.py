@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.adapting.classifier import is_adapted, load_adapted
 from fewstep.errors import FewstepError
 from fewstep.experiments.build_reinforcement import build_environment
-from fewstep.experiments.runs import load_learner, open_run, recipe_of
+from fewstep.experiments.runs import load_learner, open_run, recipe_of, tell_of_unfinished
 from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def load(
         The learner; `learner.adapt(support, steps)` gives a model adapted to one task.
 
     Raises:
-        FewstepError: The folder is no finished run, or the model is not the one it was trained with.
+        FewstepError: The folder is no run, or the model is not the one it was trained with.
     """
     if not isinstance(run, RunFolder) and is_adapted(run):
         if loss is not None or (checkpoint, device) != ("best", "cpu"):
@@ -54,6 +54,7 @@ def load(
             )
         return load_adapted(run, model)
     folder = open_run(run)
+    tell_of_unfinished(folder)
     recipe = recipe_of(folder)
     # Only one that learned by reinforcement has an environment of its own.
     own = build_environment(recipe, task_distribution) if recipe.loss.kind == "reinforce" else None

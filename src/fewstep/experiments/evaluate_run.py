@@ -20,6 +20,7 @@ from fewstep.experiments.runs import (
     open_run,
     recipe_of,
     stored_data,
+    tell_of_unfinished,
 )
 from fewstep.experiments.transfer import transferred
 from fewstep.learners.reinforcement import ReinforcementLearner
@@ -91,7 +92,7 @@ def evaluate(
         Mean and 95 % confidence interval after 0 to S steps, with all that the numbers depend on.
 
     Raises:
-        FewstepError: The folder is no finished run, or data are missing.
+        FewstepError: The folder is no run, or data are missing.
     """
     asked = {"shots": shots, "queries": queries, "normalization": normalization}
     asked |= {"method": method, "trajectories": trajectories}
@@ -157,6 +158,7 @@ def evaluate_each(
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
     counts = {"steps": steps, "tasks": tasks}
     plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
+    tell_of_unfinished(folder)
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)
     if tasks is not None and loaded.available is not None and loaded.available(split) < tasks:
@@ -187,6 +189,7 @@ def evaluate_each(
             result = described(chosen, plan, evaluation, split) | {
                 **({} if others is None else {"tasks_from": others}),
                 **errors(chosen, loaded, evaluation),
+                **_classes(loaded, split),
                 "inner_lr": None if _has_no_rate(learner, plan) else chosen.algorithm.inner_lr,
                 "checkpoint": checkpoint,
                 "iteration": learner.iteration,
@@ -198,6 +201,12 @@ def evaluate_each(
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
             results.append(result)
     return results
+
+
+def _classes(data: Data, split: Split) -> dict[str, int]:
+    """Of how many classes the tasks of a split are made, where that is known."""
+    counts = data.record.get("counts")
+    return {"classes": counts[split]["classes"]} if counts else {}
 
 
 def _has_no_rate(learner: BuiltLearner, plan: Evaluate) -> bool:

@@ -26,6 +26,7 @@ from fewstep.experiments.runs import (
     open_run,
     recipe_of,
     stored_data,
+    tell_of_unfinished,
 )
 from fewstep.experiments.sections import MetaAlgorithm
 from fewstep.learners.inspection import feature_learning, sensitivity
@@ -93,7 +94,7 @@ def inspect(
         network before its first meta-update.
 
     Raises:
-        FewstepError: The folder is no finished run of an adapting learner, the head is none, or data are missing.
+        FewstepError: The folder is no run of an adapting learner, the head is none, or data are missing.
     """
     folder = open_run(run)
     recipe = recipe_of(folder)
@@ -104,6 +105,7 @@ def inspect(
     plan = evaluation_plan(recipe, {"steps": steps, "tasks": count})
     if plan.steps < 1:
         raise RecipeError(f"An inspection needs at least 1 inner step: got steps = {plan.steps}. Raise --steps.")
+    tell_of_unfinished(folder)
     loaded = find_data(recipe, stored_data(folder), data, task_distribution, device)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:

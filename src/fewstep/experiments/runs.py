@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from fewstep.names import Split
     from fewstep.rl.environment import Environment
 
+log = logging.getLogger(__name__)
+
 READY = Path(__file__).parent.parent / "ready"
 """Runs that come with fewstep: config, final meta-parameters and evaluations."""
 
@@ -54,6 +57,14 @@ def open_run(run: str | Path | RunFolder) -> RunFolder:
             f"Ready are: {', '.join(ready())}."
         )
     return RunFolder(READY / str(run))
+
+
+def tell_of_unfinished(run: RunFolder) -> None:
+    """Warn of a run whose training has not come to its end: what it says is of the best so far."""
+    if not run.is_finished:
+        log.warning(
+            "%s is unfinished: these are its best meta-parameters so far. Training goes on with --resume", run.path
+        )
 
 
 def standardization(run: str | Path | RunFolder) -> Standardization:

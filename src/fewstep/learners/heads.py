@@ -41,12 +41,12 @@ def head_name(module: nn.Module) -> str:
     Raises:
         ValueError: There is none, or several.
     """
-    layers = [name for name, layer in named_modules(module) if isinstance(layer, nn.Linear)]
+    layers = [name or "the module itself" for name, layer in named_modules(module) if isinstance(layer, nn.Linear)]
     heads = [name for name in layers if name.rpartition(".")[2] == "head"]
     if len(heads) != 1:
         raise ValueError(
-            f"A model for any number of ways has one nn.Linear called 'head' as its last layer: this one has "
-            f"{len(heads)} of them, and the linear layers {', '.join(layers) or 'none'}. Name its last layer so."
+            f"A model for any number of ways has one nn.Linear called 'head' as its last layer: got {len(heads)} of "
+            f"that name (linear layers: {', '.join(layers) or 'none'}). Name the last layer so."
         )
     return heads[0]
 

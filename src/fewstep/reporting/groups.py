@@ -64,8 +64,8 @@ def grouped_by_seed(runs: Sequence[RunFolder]) -> list[Entry]:
 
     Returns:
         Labels and evaluations. Every evaluation has `seeds` and, for each, the path of its table of tasks, if there is
-        one; one of several seeds also has `spread` in each of its steps, and its mean and ci95 are those of this
-        module's docstring.
+        one, and is `unfinished` if a run is. One of several seeds also has `spread` in each of its steps, and its mean
+        and ci95 are those of this module's docstring.
 
     Raises:
         RunError: A run has no evaluation.
@@ -143,6 +143,8 @@ def _pooled_by_kind(group: Sequence[RunFolder]) -> list[dict[str, Any]]:
 
 def _origin(run: RunFolder, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     origin: dict[str, Any] = {"seeds": [run.config.get("seed")]}
+    if not run.is_finished:
+        origin["unfinished"] = True
     if name := evaluation.get("per_task"):
         path = run.path / "evaluations" / name
         origin["per_task"] = [path] if path.is_file() else []
@@ -176,6 +178,7 @@ def _pooled(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{key: value for key, value in same[0].items() if key not in ("seed", "iteration")},
         "inner_lr": rates[0] if len(rates) == 1 else rates or None,
         "seeds": [seed for e in same for seed in e["seeds"]],
+        "unfinished": any(e.get("unfinished") for e in same),
         "per_task": [path for e in same for path in e.get("per_task", [])],
         "steps": _pooled_curve([e["steps"] for e in same]),
         "rmse": {target: _pooled_curve([e["rmse"][target] for e in same]) for target in same[0].get("rmse", {})},

@@ -195,6 +195,8 @@ def interval_note(entries: Iterable[Entry]) -> str:
     task = "95 % confidence interval over tasks"
     if any(seeds(each) == 1 and (each.get("tasks") or _MANY) < _MANY for each in evaluations):
         task += " (1.96 standard errors: somewhat narrow for so few)"
+    if few := {each["classes"] for each in evaluations if 0 < each.get("classes", 0) < 3 * (each.get("ways") or 0)}:
+        task += f", all of the same {', '.join(map(str, sorted(few)))} classes: it does not tell of others"
     spread = "standard deviation over training seeds"
     if several == {True}:
         return spread

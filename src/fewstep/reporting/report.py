@@ -9,7 +9,7 @@ from fewstep.reporting.differences import differences
 from fewstep.reporting.drawing import check_path
 from fewstep.reporting.groups import grouped_by_seed
 from fewstep.reporting.plots import adaptation_figure, learning_curve_figure, training_figure
-from fewstep.reporting.reading import illustrations, with_errors
+from fewstep.reporting.reading import differing, illustrations, with_errors
 from fewstep.reporting.tables import difference_table, evaluation_table
 from fewstep.reporting.walks import walks_figure
 from fewstep.training.records import RunFolder
@@ -59,7 +59,7 @@ def plot_runs(paths: Iterable[Path], out: Path | None = None, figure: Figure | N
     return written
 
 
-def compare_runs(paths: Iterable[Path], out: Path) -> tuple[list[Table], Path]:
+def compare_runs(paths: Iterable[Path], out: Path) -> tuple[list[Table], Path | None]:
     """Tables and one figure of the stored evaluations of runs; seeds of one recipe are taken together.
 
     Args:
@@ -68,17 +68,19 @@ def compare_runs(paths: Iterable[Path], out: Path) -> tuple[list[Table], Path]:
 
     Returns:
         A table of the evaluations and, where there are any on the same tasks, one of their differences; the figure's
-        file.
+        file, or None where the metrics differ and there is none.
 
     Raises:
-        RunError: A folder is no run or has no evaluation, or the metrics differ.
+        RunError: A folder is no run or has no evaluation.
     """
     entries = grouped_by_seed(list(_labelled(paths).values()))
-    learning_curve_figure(entries, out)
+    path = None if differing(entries, ["metric"]) else out
+    if path is not None:
+        learning_curve_figure(entries, path)
     tables = [evaluation_table([each for entry in entries for each in with_errors(*entry)])]
     if found := differences(entries):
         tables.append(difference_table(found))
-    return tables, out
+    return tables, path
 
 
 def inspection_path(run: RunFolder) -> Path:

@@ -69,10 +69,11 @@ def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = N
         table.add_column(f"step {step}", justify="right", no_wrap=True)
     for i, (label, evaluation) in enumerate(entries):
         several = f", {seeds(evaluation)} seeds, ± spread" if seeds(evaluation) > 1 else ""
+        state = ", unfinished" if evaluation.get("unfinished") else ""
         settings = [_setting(field, evaluation) for field in columns]
         numbers = {point.step: number_cell(point.mean, point.plus_minus) for point in curve(evaluation)}
         table.add_row(
-            Text(label + several),
+            Text(label + several + state),
             Text(algorithm_name(evaluation)),
             *map(Text, settings),
             *(Text(numbers.get(step, ABSENT)) for step in shown),

@@ -37,6 +37,9 @@ class Found(NamedTuple):
         ]
         if self.counts and min(n["classes"] for n in self.counts.values()) < 2:
             splits.append("too few classes to train on, since each split tells at least two apart; enough to adapt to")
+        elif self.counts:
+            ways, examples = (min(n[what] for n in self.counts.values()) for what in ("classes", "fewest"))
+            splits.append(f"enough for tasks of up to {ways} ways, with shots and queries up to {examples} together")
         if self.empty:
             splits.append(f"without pictures, and no classes: {', '.join(self.empty)}")
         return f"{self.what}: {'; '.join(splits)}"

@@ -54,13 +54,14 @@ class FewShot:
         if self.ways > len(self._counts):
             raise ValueError(
                 f"`ways` must be at most the number of classes: got ways={self.ways} and {len(self._counts)} classes. "
-                "Lower `tasks.ways` or use a larger split."
+                "Lower `tasks.ways`, or give the split more classes: of a folder of your own by `tasks.fractions` or "
+                "folders train/, val/ and test/."
             )
         if self.shots + self.queries > self._counts.min():
             raise ValueError(
                 "`shots` and `queries` together must be at most the examples per class: "
                 f"got shots={self.shots}, queries={self.queries} and {self._short()}. "
-                "Lower `tasks.shots` or `tasks.queries`."
+                "Lower `tasks.shots` or `tasks.queries` (--shots, --queries)."
             )
         if self.rotate and height != width:
             raise ValueError(
