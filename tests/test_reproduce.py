@@ -46,6 +46,17 @@ def test_runs_are_trained_evaluated_and_told_beside_the_paper(tmp_path):
     assert len(maml.evaluations[0]["steps"]) == 11
 
 
+def test_what_would_be_trained_is_listed_and_nothing_trained(fewstep, tmp_path):
+    rows(tmp_path / "runs", Trainer(), iterations=20)
+    code, out, _ = fewstep("reproduce", "table2", "--list", "--only", "sinusoid-*")
+    lines = {line.split()[0]: line.split()[1:3] for line in out.splitlines() if line.lstrip().startswith("sinusoid-")}
+    assert code == 0
+    assert lines["sinusoid-10shot"] == ["20", "70,000"]
+    assert lines["sinusoid-averaging"][0] == "0"
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert "must be one of figure4, figure5, table1" in fewstep("reproduce", "table9", "--list")[2]
+
+
 def test_returns_are_told_beside_the_papers_figures(tmp_path):
     train = Trainer()
     first, again = (list(reproduce("figure4", tmp_path, train, only="navigation-random")) for _ in range(2))

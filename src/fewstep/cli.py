@@ -373,13 +373,21 @@ def reproduce(
     only: Annotated[str, typer.Option(metavar="PATTERN", help="Recipes to go through, such as 'omniglot-*'.")] = "*",
     iterations: Annotated[int | None, typer.Option(min=1, help="Train no run for longer.")] = None,
     seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
+    missing: Annotated[bool, typer.Option("--list", help="List the runs and how far they are; train nothing.")] = False,
     data: DataOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Train or go on with whatever one of the paper's tables or figures lacks, and print ours beside it."""
     from fewstep.reporting.reproduction import reproduction_table, returns_figure
+    from fewstep.reporting.tables import rows_table
+    from fewstep.reproduce import progress
     from fewstep.reproduce import reproduce as rows_of
 
+    if missing:
+        runs = progress(table, out, only=only, iterations=iterations, seed=seed)
+        lines = [[run.recipe, f"{run.done:,}", f"{run.wanted:,}", str(run.folder)] for run in runs]
+        output.print(rows_table(["recipe", "iterations done", "of", "run"], lines))
+        return
     again = ["fewstep", "reproduce", table, "--out", str(out), "--only", only, "--seed", str(seed)]
     again += [*(["--iterations", str(iterations)] if iterations else []), *(["--data", str(data)] if data else [])]
     again += ["--device", device] if device != "cpu" else []

@@ -36,6 +36,22 @@ class Row(NamedTuple):
     method: str | None = None
 
 
+class Progress(NamedTuple):
+    """A run that a table needs.
+
+    Attributes:
+        recipe: Its name.
+        folder: Where it is, or will be.
+        done: Iterations that it has.
+        wanted: Iterations that it is to have.
+    """
+
+    recipe: str
+    folder: Path
+    done: int
+    wanted: int
+
+
 def _pretrained(name: str, method: str, steps: int) -> tuple[Row, Row]:
     one, five = (
         Row(f"MiniImagenet 5-way {shots}-shot, {name}", "miniimagenet-5way-pretrained", shots, (steps,), (), method)
@@ -127,20 +143,43 @@ def reproduce(
     Raises:
         FewstepError: There is no such table or row; or training or evaluation fails.
     """
-    rows = [row for row in TABLES.get(table, ()) if fnmatchcase(row.recipe, only)]
+    from fewstep.training.records import RunFolder
+
+    for row in _rows(table, only):
+        recipe, folder = _training(row, out, iterations, seed)
+        train(recipe, folder)
+        yield _reproduced(row, RunFolder(folder), data, device)
+
+
+def progress(table: str, out: Path, *, only: str = "*", iterations: int | None = None, seed: int = 0) -> list[Progress]:
+    """What `reproduce`, called likewise, would train, and how far each run is; a run of several rows comes once.
+
+    Raises:
+        FewstepError: There is no such table or row, or a run is damaged.
+    """
+    from fewstep.training.records import RunFolder, contents
+
+    found: dict[Path, Progress] = {}
+    for row in _rows(table, only):
+        recipe, folder = _training(row, out, iterations, seed)
+        run = RunFolder(folder) if "config.json" in contents(folder) else None
+        done = max((record["iteration"] for record in run.metrics()), default=0) if run else 0
+        found[folder] = Progress(recipe.name, folder, done, recipe.meta.iterations)
+    return list(found.values())
+
+
+def _rows(table: str, only: str) -> list[Row]:
+    if table not in TABLES:
+        raise RecipeError(f"What to reproduce must be one of {', '.join(sorted(TABLES))}: got {table}.")
+    rows = [row for row in TABLES[table] if fnmatchcase(row.recipe, only)]
     if not rows:
-        if table not in TABLES:
-            raise RecipeError(f"What to reproduce must be one of {', '.join(sorted(TABLES))}: got {table}.")
         known = ", ".join(dict.fromkeys(row.recipe for row in TABLES[table]))
         raise RecipeError(f"--only must fit a recipe of {table}, {known}: got {only}.")
-    for row in rows:
-        run = _trained(row, out, train, iterations, seed)
-        yield _reproduced(row, run, data, device)
+    return rows
 
 
-def _trained(
-    row: Row, out: Path, train: Callable[[Recipe, Path], None], iterations: int | None, seed: int
-) -> RunFolder:
+def _training(row: Row, out: Path, iterations: int | None, seed: int) -> tuple[Recipe, Path]:
+    """The recipe that a row is trained with, and where."""
     from fewstep.experiments.recipe_files import load_recipe
     from fewstep.experiments.runs import recipe_of
     from fewstep.experiments.train_run import with_recorded_choices
@@ -153,8 +192,7 @@ def _trained(
     if "config.json" in contents(folder):
         wanted = max(wanted, recipe_of(RunFolder(folder)).meta.iterations)
     settings = with_recorded_choices(folder, [*settings, f"meta.iterations={wanted}"])
-    train(load_recipe(row.recipe, settings), folder)
-    return RunFolder(folder)
+    return load_recipe(row.recipe, settings), folder
 
 
 def _reproduced(row: Row, run: RunFolder, data: Path | None, device: str) -> Reproduced:

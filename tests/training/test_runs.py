@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -573,6 +574,67 @@ def test_bfloat16_and_structured_targets_are_evaluated(tmp_path):
     assert (result["tasks"], result["shots"]) == (5, None)
     with pytest.raises(fewstep.FewstepError, match="their own shots"):
         fewstep.evaluate(run, task_distribution=Pairs(), shots=3, **own)
+
+
+OWN_ALGORITHM = {
+    "tasks": {"kind": "custom"},
+    "model": {"kind": "custom"},
+    "loss": {"kind": "mse"},
+    "algorithm": {"kind": "custom", "inner_lr": 0.02, "steps": 2},
+    "meta": {"iterations": 6, "batch_size": 3},
+    "validation": {"every": 2, "tasks": 4},
+    "evaluate": {"tasks": 5, "steps": 3},
+}
+
+
+class TestAnAlgorithmOfOnesOwn:
+    def train(self, out, algorithm, kind="custom", **how):
+        torch.manual_seed(0)
+        recipe = OWN_ALGORITHM | {"algorithm": OWN_ALGORITHM["algorithm"] | {"kind": kind}}
+        own = {} if algorithm is None else {"algorithm": algorithm}
+        return fewstep.train(recipe, out=out, task_distribution=Sinusoid(), model=mlp(1, 1, (8,)), **own, **how)
+
+    def test_trains_resumes_and_is_evaluated_like_the_one_that_it_equals(self, tmp_path):
+        named = self.train(tmp_path / "named", None, kind="fomaml")
+        with pytest.raises(Interrupted):
+            self.train(tmp_path / "own", fewstep.fomaml, watchers=[StopAfter(3)])
+        own = self.train(tmp_path / "own", fewstep.fomaml, resume=True)
+        how = {"task_distribution": Sinusoid(), "model": mlp(1, 1, (8,))}
+        expected = fewstep.evaluate(named, **how)
+        result = fewstep.evaluate(own, algorithm=fewstep.fomaml, **how)
+        assert result["steps"] == expected["steps"]
+        assert (result["algorithm"], result["inner_lr"]) == ("custom", 0.02)
+        learner = fewstep.load(own, algorithm=fewstep.fomaml, model=mlp(1, 1, (8,)))
+        assert learner.algorithm == fewstep.fomaml(fewstep.Sgd(0.02), 2)
+
+    def test_the_inner_rule_of_the_recipe_is_tuned(self, tmp_path):
+        run = self.train(tmp_path / "run", fewstep.maml, settings=["evaluate.tune_inner_lr=[1e-8, 0.01, 1e6]"])
+        how = {"task_distribution": Sinusoid(), "model": mlp(1, 1, (8,)), "algorithm": fewstep.maml}
+        assert fewstep.evaluate(run, **how)["inner_lr"] < 1
+
+    def test_recipe_and_function_go_together(self, tmp_path):
+        with pytest.raises(RecipeError, match=r"pass it as `algorithm=`"):
+            self.train(tmp_path / "run", None)
+        with pytest.raises(RecipeError, match=r"algorithm.kind is 'maml'. Set algorithm.kind = 'custom'"):
+            self.train(tmp_path / "run", fewstep.maml, kind="maml")
+        with pytest.raises(RecipeError, match=r"An algorithm is what a function such as fewstep\.maml makes"):
+            self.train(tmp_path / "run", lambda rule, steps: rule)
+
+    def test_metrics_of_ones_own_are_told_beside_the_recipes(self, tmp_path):
+        run = self.train(tmp_path / "run", fewstep.maml)
+        how = {"task_distribution": Sinusoid(), "model": mlp(1, 1, (8,)), "algorithm": fewstep.maml}
+        result = fewstep.evaluate(run, metrics={"mae": torch.nn.functional.l1_loss, "twice": twice_the_error}, **how)
+        means = [[point["mean"] for point in curve] for curve in (result["steps"], result["metrics"]["twice"])]
+        assert means[1] == pytest.approx([2 * mean for mean in means[0]])
+        lines = list(csv.DictReader((run.path / "evaluations" / result["per_task"]).read_text().splitlines()))
+        first = [float(line["mae"]) for line in lines if line["step"] == "0"]
+        assert sum(first) / 5 == pytest.approx(result["metrics"]["mae"][0]["mean"], rel=1e-5)
+        with pytest.raises(RecipeError, match="loss is there already"):
+            fewstep.evaluate(run, metrics={"loss": twice_the_error}, **how)
+
+
+def twice_the_error(outputs, targets):
+    return 2 * (outputs - targets).square().mean()
 
 
 def test_resume_goes_on_to_the_iterations_that_the_run_was_begun_with(tmp_path):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from fewstep.experiments.build import AlgorithmFactory
     from fewstep.learners.supervised import Loss
     from fewstep.rl.environment import Environment
 
@@ -24,6 +25,7 @@ def load(
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
     task_distribution: Environment | None = None,
     checkpoint: str = "best",
     device: str = "cpu",
@@ -36,6 +38,7 @@ def load(
         run: A run folder, the name of a ready initialisation (see `ready`), or the folder of an adapted model.
         model: The module that the run was trained with, if it was passed from Python.
         loss: The loss, likewise.
+        algorithm: The algorithm, likewise.
         task_distribution: The environment, likewise; other learners need none.
         checkpoint: "best" by validation, or "final".
         device: Where to compute.
@@ -58,4 +61,6 @@ def load(
     recipe = recipe_of(folder)
     # Only one that learned by reinforcement has an environment of its own.
     own = build_environment(recipe, task_distribution) if recipe.loss.kind == "reinforce" else None
-    return load_learner(folder, recipe, checkpoint, model=model, loss=loss, environment=own, device=device)
+    return load_learner(
+        folder, recipe, checkpoint, model=model, loss=loss, algorithm=algorithm, environment=own, device=device
+    )

@@ -38,11 +38,14 @@ from fewstep.models.convnet import ConvNet
 from fewstep.models.mlp import mlp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fewstep.experiments.config import Recipe
     from fewstep.learners.supervised import Loss, OptimizerFactory
     from fewstep.rl.environment import Environment
+
+    AlgorithmFactory: TypeAlias = Callable[[UpdateRule, int], algorithms.Algorithm]
+    """What `fewstep.maml` and its like are: of an inner rule and a number of inner steps, an algorithm."""
 
 BuiltLearner: TypeAlias = SupervisedLearner | AveragingLearner | PretrainedLearner | ReinforcementLearner
 
@@ -121,9 +124,26 @@ def build_rule(algorithm: MetaAlgorithm) -> UpdateRule:
     return rule
 
 
-def build_algorithm(algorithm: MetaAlgorithm) -> algorithms.Algorithm:
-    """The algorithm of `core.algorithms` that the recipe names."""
+def build_algorithm(algorithm: MetaAlgorithm, custom: AlgorithmFactory | None = None) -> algorithms.Algorithm:
+    """The algorithm of `core.algorithms` that the recipe names, or that the user's own function makes.
+
+    Raises:
+        RecipeError: The recipe asks for the user's own and there is none, or there is one and it does not.
+        ValueError: The function makes something else.
+    """
+    if (algorithm.kind == "custom") != (custom is not None):
+        raise RecipeError(
+            f"An algorithm was passed, and algorithm.kind is {algorithm.kind!r}. Set algorithm.kind = 'custom', or "
+            "leave out `algorithm=`."
+            if custom is not None
+            else "algorithm.kind is 'custom', so the algorithm comes from Python: pass it as `algorithm=`, to "
+            "`fewstep.train` as to `fewstep.load` and `evaluate`. The command line cannot."
+        )
     rule = build_rule(algorithm)
+    if custom is not None:
+        made = custom(rule, algorithm.steps)
+        algorithms.expect_algorithm(made)
+        return made
     if algorithm.kind in ("anil", "boil"):
         named = {"anil": algorithms.anil, "boil": algorithms.boil}[algorithm.kind]
         return named(rule, algorithm.steps, algorithm.head)
@@ -138,6 +158,8 @@ def build_learner(
     *,
     module: nn.Module | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
+    metrics: Mapping[str, Loss] | None = None,
     environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
@@ -147,36 +169,50 @@ def build_learner(
         recipe: The experiment.
         module: The user's own model.
         loss: The user's own loss.
+        algorithm: The user's own algorithm, as a function of the recipe's inner rule and its number of inner steps.
+        metrics: What else to evaluate, by name.
         environment: Of the tasks, for reinforcement learning.
         device: Where it computes.
 
     Raises:
         RecipeError: The recipe does not fit the model, or lacks one.
     """
-    model, algorithm = build_model(recipe, module, environment=environment), recipe.algorithm
-    loss, metrics = _loss(recipe, loss)
+    model, chosen = build_model(recipe, module, environment=environment), recipe.algorithm
+    loss, own = _loss(recipe, loss)
+    metrics = own | _own_metrics(recipe, metrics or {}, own)
     try:
-        if isinstance(recipe.loss, ReinforceLoss):
-            assert isinstance(algorithm, MetaAlgorithm)
-            assert environment is not None
-            return build_reinforcement_learner(recipe, model, build_algorithm(algorithm), environment, device)
-        if isinstance(algorithm, Averaging):
+        if isinstance(chosen, MetaAlgorithm):
+            made = build_algorithm(chosen, algorithm)
+            if isinstance(recipe.loss, ReinforceLoss):
+                assert environment is not None
+                return build_reinforcement_learner(recipe, model, made, environment, device)
+            return _supervised(recipe, model, made, loss, metrics, device)
+        if algorithm is not None:
+            raise RecipeError(f"algorithm.kind = {chosen.kind!r} takes no `algorithm=`: leave it out.")
+        if isinstance(chosen, Averaging):
             return AveragingLearner(
                 [build_model(recipe, module, copy) for copy in range(recipe.meta.batch_size)],
                 loss,
-                Sgd(algorithm.inner_lr),
-                regularizer=algorithm.regularizer,
-                strength=algorithm.strength,
+                Sgd(chosen.inner_lr),
+                regularizer=chosen.regularizer,
+                strength=chosen.strength,
                 optimizer=_optimizer(recipe),
                 metrics=metrics,
                 device=device,
             )
-        if isinstance(algorithm, Pretrained):
-            classifier = _supervised(recipe, model, algorithms.joint(), loss, metrics, device)
-            return PretrainedLearner(classifier, _few_shot(recipe, algorithm, model, loss, metrics, device))
-        return _supervised(recipe, model, build_algorithm(algorithm), loss, metrics, device)
+        classifier = _supervised(recipe, model, algorithms.joint(), loss, metrics, device)
+        return PretrainedLearner(classifier, _few_shot(recipe, chosen, model, loss, metrics, device))
     except ValueError as error:
         raise RecipeError(f"Recipe {recipe.name} does not fit its model: {error}") from None
+
+
+def _own_metrics(recipe: Recipe, metrics: Mapping[str, Loss], known: Mapping[str, Loss]) -> dict[str, Loss]:
+    if metrics and recipe.loss.kind == "reinforce":
+        raise RecipeError("Reinforcement learning is told in returns: leave out `metrics=`; see `learner.rollouts`.")
+    taken = [name for name in metrics if name in known or name == "loss"]
+    if taken:
+        raise RecipeError(f"Metrics have names of their own: {', '.join(taken)} is there already. Choose another.")
+    return dict(metrics)
 
 
 def _supervised(

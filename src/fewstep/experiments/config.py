@@ -181,7 +181,7 @@ def _without_meaning(recipe: Recipe) -> dict[str, bool]:
     examples = ("shots", "queries")
     kind = recipe.algorithm.kind
     return {
-        f"algorithm.kind = {kind!r}": kind in ("reptile", "averaging", "pretrained"),
+        f"algorithm.kind = {kind!r}": kind in ("reptile", "averaging", "pretrained", "custom"),
         "model.norm": getattr(recipe.model, "norm", "none") != "none",
         "normalization": recipe.normalization != "transductive",
         "execution.compile": recipe.execution.compile,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
 from fewstep.experiments.data import find_data
-from fewstep.experiments.evaluated import described, errors, file_name, per_task
+from fewstep.experiments.evaluated import described, errors, file_name, per_task, points
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from fewstep.experiments.build import BuiltLearner
+    from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import CustomTasks, Data
     from fewstep.experiments.sections import Evaluate, Method
@@ -62,6 +62,8 @@ def evaluate(
     model: nn.Module | None = None,
     task_distribution: CustomTasks | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
+    metrics: Mapping[str, Loss] | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -85,6 +87,8 @@ def evaluate(
         model: As for `load`.
         task_distribution: As for `train`.
         loss: As for `load`.
+        algorithm: As for `load`.
+        metrics: What else to measure on the query sets, by name: functions of outputs and targets, as a loss is.
         device: Where to compute.
         progress: Called with the number of tasks done.
 
@@ -108,6 +112,8 @@ def evaluate(
         model=model,
         task_distribution=task_distribution,
         loss=loss,
+        algorithm=algorithm,
+        metrics=metrics,
         device=device,
         progress=progress,
     )
@@ -127,6 +133,8 @@ def evaluate_each(
     model: nn.Module | None = None,
     task_distribution: CustomTasks | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
+    metrics: Mapping[str, Loss] | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -144,6 +152,8 @@ def evaluate_each(
         model: See there.
         task_distribution: See there.
         loss: See there.
+        algorithm: See there.
+        metrics: See there.
         device: See there.
         progress: See there.
 
@@ -171,6 +181,8 @@ def evaluate_each(
             checkpoint,
             model=model,
             loss=loss,
+            algorithm=algorithm,
+            metrics=metrics,
             environment=loaded.environment,
             device=device,
         )
@@ -189,6 +201,7 @@ def evaluate_each(
             result = described(chosen, plan, evaluation, split) | {
                 **({} if others is None else {"tasks_from": others}),
                 **errors(chosen, loaded, evaluation),
+                **({"metrics": {name: points(evaluation.curves[name]) for name in metrics}} if metrics else {}),
                 **_classes(loaded, split),
                 "inner_lr": None if _has_no_rate(learner, plan) else chosen.algorithm.inner_lr,
                 "checkpoint": checkpoint,
@@ -196,7 +209,7 @@ def evaluate_each(
             }
             if folder.path.parent != READY:  # what comes with fewstep stays as it came
                 result["per_task"] = f"{file_name(result)}.csv"
-                folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation))
+                folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation, metrics or ()))
                 if others is None and not any(each.values()):  # other ways leave the example of the recipe's own
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
             results.append(result)

@@ -13,7 +13,7 @@ from fewstep.experiments.sections import Method, TableTasks
 from fewstep.training.evaluation import mean_and_ci95
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -47,13 +47,15 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
     }
 
 
-def per_task(recipe: Recipe, data: Data, evaluation: Evaluation) -> list[list[Any]]:
-    """A table with a line for each task and step: the metric, and of a table the error of each target in its unit."""
+def per_task(recipe: Recipe, data: Data, evaluation: Evaluation, further: Iterable[str] = ()) -> list[list[Any]]:
+    """A table with a line for each task and step: the metric, errors of a table's targets, and others."""
     metric = metric_of(recipe)
     squares = _squares(recipe, data, evaluation)
+    further = [*further]
     columns = [evaluation.curves[metric].double(), *(square.sqrt() for square in squares.values())]
+    columns += [evaluation.curves[name].double() for name in further]
     names: Sequence[Any] = evaluation.names or range(len(columns[0]))
-    header = ["task", "step", _name_of_metric(recipe), *(f"rmse of {name}" for name in squares)]
+    header = ["task", "step", _name_of_metric(recipe), *(f"rmse of {name}" for name in squares), *further]
     values = torch.stack(columns, 2).tolist()
     lines = [
         [name, s, *(f"{value:.7g}" for value in row)]

@@ -26,7 +26,7 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
     # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
     # where few sizes of tasks come again and again. It never pays for evaluation: too few calls, too many steps.
     ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
-    own = recipe.model.kind != "custom" and recipe.loss.kind != "custom"
+    own = "custom" not in (recipe.model.kind, recipe.loss.kind, recipe.algorithm.kind)
     replay = traced if own and not ragged else plain
     on_gpu = device.startswith("cuda")
     rounded = bfloat16 if chosen.precision == "bf16" else _as_it_is

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fewstep.experiments.build import BuiltLearner
+    from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
     from fewstep.experiments.sections import Evaluate
@@ -65,6 +65,7 @@ def inspect(
     model: nn.Module | None = None,
     task_distribution: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -81,7 +82,7 @@ def inspect(
         split: "test", or "val" while you are still choosing.
         head: Shell pattern of the head's parameters; by default those of the model's last linear layer.
         checkpoint: "best" by validation, or "final".
-        data: As for `evaluate`; so are model, task_distribution, loss, device and progress.
+        data: As for `evaluate`; so are model, task_distribution, loss, algorithm, device and progress.
         model: The module, whose own parameters then count as untrained.
         task_distribution: The tasks.
         loss: The loss.
@@ -109,12 +110,12 @@ def inspect(
     loaded = find_data(recipe, stored_data(folder), data, task_distribution, device)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
-        return load_learner(folder, candidate, checkpoint, model=model, loss=loss, device=device)
+        return load_learner(folder, candidate, checkpoint, model=model, loss=loss, algorithm=algorithm, device=device)
 
     with computing_as(recipe):
         recipe = tuned(recipe, loaded, plan, learner_of)
         learner = learner_of(recipe)
-        untrained = build_learner(recipe, module=model, loss=loss, device=device)
+        untrained = build_learner(recipe, module=model, loss=loss, algorithm=algorithm, device=device)
         assert isinstance(learner, SupervisedLearner)
         assert isinstance(untrained, SupervisedLearner)
         untrained.load_meta(MetaParams(untrained.meta.model, learner.meta.rule))  # the same rates for both

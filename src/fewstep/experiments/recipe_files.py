@@ -266,7 +266,8 @@ def _fill_in_compile(values: dict[str, Any]) -> None:
     is_deep = value("model", "kind") == "convnet"
     meta_learns = value("algorithm", "kind") != "averaging"
     one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
-    by_default = value("loss", "kind") not in ("custom", "reinforce") and execution.get("over_tasks", "auto") == "auto"
+    known = value("loss", "kind") not in ("custom", "reinforce") and value("algorithm", "kind") != "custom"
+    by_default = known and execution.get("over_tasks", "auto") == "auto"
     execution["compile"] = bool(
         least
         and isinstance(iterations, int)

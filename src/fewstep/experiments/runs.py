@@ -19,11 +19,11 @@ from fewstep.training.checkpoint import load_meta
 from fewstep.training.records import RunFolder, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from torch import nn
 
-    from fewstep.experiments.build import BuiltLearner
+    from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
     from fewstep.learners.supervised import Loss
@@ -111,12 +111,15 @@ def load_learner(
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
+    metrics: Mapping[str, Loss] | None = None,
     environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
     """As `load`, with the recipe at hand, which may adapt otherwise than the run's own."""
     path = meta_file(run, checkpoint)
-    return learner_from(path, recipe, model=model, loss=loss, environment=environment, device=device)
+    own: dict[str, Any] = {"model": model, "loss": loss, "algorithm": algorithm, "metrics": metrics}
+    return learner_from(path, recipe, **own, environment=environment, device=device)
 
 
 def meta_file(run: RunFolder, checkpoint: str = "best") -> Path:
@@ -144,6 +147,8 @@ def learner_from(
     *,
     model: nn.Module | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
+    metrics: Mapping[str, Loss] | None = None,
     environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
@@ -152,7 +157,8 @@ def learner_from(
     Raises:
         FewstepError: They are not those of this recipe and module.
     """
-    learner = build_learner(recipe, module=model, loss=loss, environment=environment, device=checked_device(device))
+    own: dict[str, Any] = {"module": model, "loss": loss, "algorithm": algorithm, "metrics": metrics}
+    learner = build_learner(recipe, **own, environment=environment, device=checked_device(device))
     meta, about = load_meta(path)
     try:
         learner.load_meta(meta)

@@ -273,10 +273,10 @@ class Loss(Section):
 class MetaAlgorithm(Section):
     """A gradient-based meta-learner; see `fewstep.core.algorithms`."""
 
-    kind: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "joint"]
+    kind: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "joint", "custom"]
     """maml differentiates through the inner steps, fomaml does not; anil adapts the head alone, boil all but the head;
     meta_sgd learns a rate for every parameter; reptile moves towards the adapted parameters; joint trains one model on
-    all tasks."""
+    all tasks; custom is a function passed from Python."""
     inner_lr: PositiveFloat = 0.01
     """Inner step size alpha; where it is learned, where that begins."""
     steps: NonNegativeInt = 1

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fewstep.experiments.build import BuiltLearner
+    from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
     from fewstep.experiments.data import CustomTasks, Data
     from fewstep.learners.supervised import Loss
     from fewstep.training.loop import Watcher
@@ -61,6 +61,7 @@ def train(
     model: nn.Module | None = None,
     task_distribution: CustomTasks | None = None,
     loss: Loss | None = None,
+    algorithm: AlgorithmFactory | None = None,
     device: str = "cpu",
     resume: bool = False,
     watchers: Iterable[Watcher] = (),
@@ -76,6 +77,8 @@ def train(
         model: Your own module, where `model.kind = "custom"`.
         task_distribution: Your own, or one for each split, or an environment, where `tasks.kind = "custom"`.
         loss: Your own loss of outputs and targets, where `loss.kind = "custom"`.
+        algorithm: Your own, where `algorithm.kind = "custom"`: a function of the recipe's inner rule and number of
+            inner steps, as `fewstep.maml` is.
         device: Where to compute.
         resume: Go on with the run in `out`; a finished one is left as it is.
         watchers: See every iteration.
@@ -107,7 +110,8 @@ def train(
         log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
     elif loaded.execution.compile:
         log.info("The meta-gradient is not compiled: for images of this size that takes too long on a GPU")
-    learner = build_learner(loaded, module=model, loss=loss, environment=loaded_data.environment, device=device)
+    own: dict[str, Any] = {"module": model, "loss": loss, "algorithm": algorithm}
+    learner = build_learner(loaded, **own, environment=loaded_data.environment, device=device)
     begun_from: dict[str, Any] = {}
     frozen = 0 if model is None else sum(not parameter.requires_grad for parameter in model.parameters())
     if frozen:

@@ -76,7 +76,7 @@ def tune(
     """
     settings = list(settings)
     base = load_recipe(recipe, settings)
-    if "custom" in (base.tasks.kind, base.model.kind, base.loss.kind):
+    if "custom" in (base.tasks.kind, base.model.kind, base.loss.kind, base.algorithm.kind):
         raise RecipeError(
             f"Only what a recipe describes can be tuned: {base.name} takes a model, tasks or a loss from Python. Time "
             "`learner.step` there."

@@ -49,7 +49,7 @@ _KIND = (
     "checkpoint",
 )
 """Evaluations that agree in these and in their steps are pooled; seeds may differ in a tuned inner rate."""
-_CURVES = ("steps", "rmse", "per_task")
+_CURVES = ("steps", "rmse", "metrics", "per_task")
 """What an evaluation tells of each step; the rest says how it was made."""
 
 
@@ -181,8 +181,14 @@ def _pooled(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "unfinished": any(e.get("unfinished") for e in same),
         "per_task": [path for e in same for path in e.get("per_task", [])],
         "steps": _pooled_curve([e["steps"] for e in same]),
-        "rmse": {target: _pooled_curve([e["rmse"][target] for e in same]) for target in same[0].get("rmse", {})},
+        **{kind: _pooled_curves([e.get(kind, {}) for e in same]) for kind in ("rmse", "metrics")},
     }
+
+
+def _pooled_curves(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Those that all seeds have, by name."""
+    shared = [name for name in curves[0] if all(name in each for each in curves)]
+    return {name: _pooled_curve([each[name] for each in curves]) for name in shared}
 
 
 def _pooled_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

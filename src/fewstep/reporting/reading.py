@@ -94,9 +94,10 @@ def curve(evaluation: Mapping[str, Any]) -> list[Point]:
 
 
 def with_errors(label: str, evaluation: Mapping[str, Any]) -> list[Entry]:
-    """An evaluation, and as others beside it the error of each target column of a table, in its own unit."""
-    errors: Mapping[str, Any] = evaluation.get("rmse", {})
-    beside = [{**evaluation, "metric": f"rmse of {target}", "steps": steps} for target, steps in errors.items()]
+    """An evaluation, and as others beside it the user's own metrics, and errors of a table's targets in their units."""
+    further = {f"rmse of {target}": steps for target, steps in evaluation.get("rmse", {}).items()}
+    further |= evaluation.get("metrics", {})
+    beside = [{**evaluation, "metric": metric, "steps": steps} for metric, steps in further.items()]
     return [(label, one) for one in (evaluation, *beside)]
 
 
