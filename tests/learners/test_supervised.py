@@ -500,7 +500,7 @@ def test_an_adaptation_that_diverges_is_told_apart_from_bad_examples():
 def test_bad_values_of_a_task_are_named_before_what_comes_of_them():
     tasks = Sinusoid().sample(3, generator(0))
     tasks.query.targets[1, 0] = torch.nan
-    with pytest.raises(NonFiniteError, match=r"in task 1 \(among its own examples\)\. Look for bad"):
+    with pytest.raises(NonFiniteError, match=r"in task 1 \(its query targets\)\. Look for bad"):
         sinusoid_learner().step(tasks)
 
 

@@ -324,7 +324,7 @@ def test_divergence_stops_with_iteration_tasks_and_remedy_and_the_checkpoint_sta
 
     learner = fewstep.load(run)
     learner.iteration = 0
-    with pytest.raises(NonFiniteError, match=r"iteration 5 .*task 2 \(among its own examples\).*checkpoint.*stands"):
+    with pytest.raises(NonFiniteError, match=r"iteration 5 .*task 2 \(its support inputs\).*checkpoint.*stands"):
         loop.train(learner, Poisoned(), run, loop.Plan(8, 4), validate=dict)
     assert (run.path / "checkpoint.pt").read_bytes() == good
 

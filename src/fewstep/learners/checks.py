@@ -136,8 +136,8 @@ def non_finite(
         support_losses = over_tasks(lambda meta, task: support_loss(meta.model, task.support))(meta, group)
         gradients, query_losses = over_tasks(task_gradient)(meta, group)
         for i, query_loss in enumerate(query_losses):
-            if not all(bool(leaf[i].isfinite().all()) for leaf in leaves(group)):
-                came, remedy = "among its own examples", "Look for bad values in the data."
+            if bad := _bad_examples(group, i):
+                came, remedy = f"its {bad}", "Look for bad values in the data."
             elif not math.isfinite(support_losses[i]):
                 came, remedy = f"support loss {support_losses[i].item()}", _DIVERGED
             elif not math.isfinite(query_loss):
@@ -155,6 +155,15 @@ def non_finite(
         f"Losses and meta-gradients must be finite: iteration {iteration} gave infinity or nan in "
         f"{what}{more}. {' '.join(remedies or [_DIVERGES])}"
     )
+
+
+def _bad_examples(tasks: Task, index: int) -> str:
+    """Which of a task's examples hold infinity or nan, "query targets" for instance; "" if none do."""
+    for part, batch in tasks._asdict().items():
+        for what, tree in batch._asdict().items():
+            if not all(bool(leaf[index].isfinite().all()) for leaf in leaves(tree)):
+                return f"{part} {what}"
+    return ""
 
 
 def diverged(support: Batch, steps: int) -> NonFiniteError:
