@@ -483,6 +483,15 @@ def test_a_support_set_needs_tensors_and_an_example():
             learner.adapt(support)
 
 
+def test_a_meta_batch_in_the_place_of_one_support_set_is_told_of(caplog):
+    learner, tasks = sinusoid_learner(), Sinusoid().sample(4, generator(0))
+    learner.step(tasks)
+    learner.adapt(index(tasks, 0).support)
+    assert not caplog.text
+    learner.adapt(tasks.support)
+    assert "inputs with 3 axes, where others had 2: is one of them the axis of tasks" in caplog.text
+
+
 def test_inputs_of_another_precision_are_told_so():
     with pytest.raises(ValueError, match=r"precision of the parameters, float32: got float64"):
         sinusoid_learner().adapt(Batch(torch.ones(3, 1).double(), torch.ones(3, 1)))

@@ -112,7 +112,7 @@ class SupervisedLearner:
         self._leaves = leaves(self.meta)
         self._optimizer = (optimizer or adam())(self._leaves)
         self._schedule = schedule(self._optimizer) if schedule else None
-        self._checked = False
+        self._axes: int | None = None
 
     @torch.no_grad()  # gradients are taken by functions; tasks that require them would keep the graph
     def step(self, tasks: Task | Sequence[Task]) -> dict[str, float]:
@@ -327,13 +327,21 @@ class SupervisedLearner:
         groups = same_size_groups(tasks)
         if self.device.type != "cpu":
             groups = [to_device(group, self.device) for group in groups]
-        if not self._checked:
+        if self._axes is None:
             self._check_model(index(groups[0], 0).support)
         return groups
 
     def _check_model(self, support: Batch) -> None:
-        """Once, on the first support set: in training mode, in which layers track state."""
-        if not self._checked:
+        """On the first support set, in training mode, in which layers track state; of later ones only the axes."""
+        axes = max((leaf.dim() for leaf in leaves(support.inputs)), default=0)
+        if self._axes is None:
             self.module.train()
             check_model(self.module, self._metrics, support, self.device)
-            self._checked = True
+            self._axes = axes
+        elif axes > self._axes:
+            log.warning(
+                "A support set of inputs with %d axes, where others had %d: is one of them the axis of tasks? Give the "
+                "examples of one task",
+                axes,
+                self._axes,
+            )
