@@ -62,6 +62,14 @@ def test_evaluations_without_their_tasks_are_passed_over(tmp_path):
     assert differences(grouped_by_seed([other, first])) == []
 
 
+def test_a_task_on_which_a_run_diverged_leaves_no_difference_to_tell(tmp_path):
+    first = run(tmp_path / "maml", [1.0, 1.0], [2.0, float("nan")])
+    other = run(tmp_path / "plain", [2.0, float("inf")], [3.0, float("inf")], recipe="plain")
+    ((_, found),) = differences(grouped_by_seed([first, other]))
+    text = plain(difference_table([("plain - maml", found)]))
+    assert "1 ± 0  not finite" in text
+
+
 def test_policies_for_normalisation_are_told_apart(tmp_path):
     entries = [("b - a", evaluation([1.0], normalization=policy)) for policy in ("support", "transductive")]
     assert "normalized" in plain(difference_table(entries))

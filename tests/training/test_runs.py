@@ -629,8 +629,9 @@ class TestAnAlgorithmOfOnesOwn:
         lines = list(csv.DictReader((run.path / "evaluations" / result["per_task"]).read_text().splitlines()))
         first = [float(line["mae"]) for line in lines if line["step"] == "0"]
         assert sum(first) / 5 == pytest.approx(result["metrics"]["mae"][0]["mean"], rel=1e-5)
-        with pytest.raises(RecipeError, match="loss is there already"):
-            fewstep.evaluate(run, metrics={"loss": twice_the_error}, **how)
+        for name in ("loss", "mse", "step"):
+            with pytest.raises(RecipeError, match=f"got {name}, which is there already"):
+                fewstep.evaluate(run, metrics={name: twice_the_error}, **how)
 
 
 def twice_the_error(outputs, targets):

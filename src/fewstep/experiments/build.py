@@ -179,7 +179,7 @@ def build_learner(
     """
     model, chosen = build_model(recipe, module, environment=environment), recipe.algorithm
     loss, own = _loss(recipe, loss)
-    metrics = own | _own_metrics(recipe, metrics or {}, own)
+    metrics = own | dict(metrics or {})
     try:
         if isinstance(chosen, MetaAlgorithm):
             made = build_algorithm(chosen, algorithm)
@@ -204,15 +204,6 @@ def build_learner(
         return PretrainedLearner(classifier, _few_shot(recipe, chosen, model, loss, metrics, device))
     except ValueError as error:
         raise RecipeError(f"Recipe {recipe.name} does not fit its model: {error}") from None
-
-
-def _own_metrics(recipe: Recipe, metrics: Mapping[str, Loss], known: Mapping[str, Loss]) -> dict[str, Loss]:
-    if metrics and recipe.loss.kind == "reinforce":
-        raise RecipeError("Reinforcement learning is told in returns: leave out `metrics=`; see `learner.rollouts`.")
-    taken = [name for name in metrics if name in known or name == "loss"]
-    if taken:
-        raise RecipeError(f"Metrics have names of their own: {', '.join(taken)} is there already. Choose another.")
-    return dict(metrics)
 
 
 def _supervised(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of
 from fewstep.experiments.data import find_data
-from fewstep.experiments.evaluated import described, errors, file_name, per_task, points
+from fewstep.experiments.evaluated import check_metrics, described, errors, file_name, per_task, points
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -168,6 +168,7 @@ def evaluate_each(
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
     counts = {"steps": steps, "tasks": tasks}
     plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
+    check_metrics(recipe, metrics or ())
     tell_of_unfinished(folder)
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)

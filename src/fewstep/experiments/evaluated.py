@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from fewstep.errors import RecipeError
 from fewstep.experiments.build import metric_of, mse_of
 from fewstep.experiments.sections import Method, TableTasks
 from fewstep.training.evaluation import mean_and_ci95
@@ -45,6 +46,21 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "evaluation_seed": plan.seed,
         "fingerprint": evaluation.fingerprint,
     }
+
+
+def check_metrics(recipe: Recipe, metrics: Iterable[str]) -> None:
+    """See that metrics of the user's own have names that nothing else has in an evaluation.
+
+    Raises:
+        RecipeError: One has not.
+    """
+    if metrics and recipe.loss.kind == "reinforce":
+        raise RecipeError("Reinforcement learning is told in returns: leave out `metrics=`; see `learner.rollouts`.")
+    targets = recipe.tasks.targets if isinstance(recipe.tasks, TableTasks) else []
+    known = {"task", "step", "loss", metric_of(recipe), _name_of_metric(recipe)}
+    known |= {name for target in targets for name in (f"rmse of {target}", mse_of(target))}
+    if taken := sorted(known.intersection(metrics)):
+        raise RecipeError(f"Metrics have names of their own: got {', '.join(taken)}, which is there already.")
 
 
 def per_task(recipe: Recipe, data: Data, evaluation: Evaluation, further: Iterable[str] = ()) -> list[list[Any]]:

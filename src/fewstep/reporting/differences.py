@@ -59,6 +59,8 @@ def differences(entries: Sequence[Entry]) -> list[Entry]:
 
 def _difference(step: int, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     of_tasks = [score - other for score, other in zip(scores, others, strict=True)]
+    if not all(map(math.isfinite, of_tasks)):  # one of the two diverged
+        return {"step": step, "mean": math.nan, "ci95": math.nan}
     several = len(of_tasks) > 1
     ci95 = 1.96 * statistics.stdev(of_tasks) / math.sqrt(len(of_tasks)) if several else math.nan
     return {"step": step, "mean": statistics.fmean(of_tasks), "ci95": ci95}
@@ -70,7 +72,7 @@ def _scores(evaluation: Mapping[str, Any]) -> dict[int, list[float]]:
     if len(of_seeds) < len(evaluation["seeds"]):
         return {}
     return {
-        step: [statistics.fmean(same) for same in zip(*(scores[step] for scores in of_seeds), strict=True)]
+        step: [sum(same) / len(same) for same in zip(*(scores[step] for scores in of_seeds), strict=True)]
         for step in of_seeds[0]
     }
 
