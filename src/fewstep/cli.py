@@ -671,12 +671,16 @@ class TrainingProgress:
         if "val_score" in record and not messages.is_terminal:
             shown = ", ".join(f"{k} {v:.4g}" for k, v in record.items() if k not in ("val_score", "val_steps"))
             say(
-                f"{self._name}: iteration {iteration} of {self._total}, {self._told}, {shown}, {rate:.3g} tasks/s",
+                f"{self._name}: iteration {iteration} of {self._total}, {self._told}, {shown}, {_rate(rate)} tasks/s",
                 messages,
             )
         if now - self._shown > 0.2 or iteration == self._total:
             self._shown = now
-            self._bar.update(self._task, completed=iteration, state=f"{self._told}  {rate:,.3g} tasks/s")
+            self._bar.update(self._task, completed=iteration, state=f"{self._told}  {_rate(rate)} tasks/s")
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def main() -> None:

@@ -431,13 +431,16 @@ def _white(pixels: np.ndarray) -> int:
 
 def _fractions(pixels: np.ndarray, white: int) -> np.ndarray:
     """Pixels on the scale of those that were adapted to -> fractions from 0 to 1, float64."""
-    on_scale = pixels.min() >= 0 and pixels.max() <= white and (white == 1 or bool((pixels % 1 == 0).all()))
+    most = pixels.max()
+    on_scale = pixels.min() >= 0 and most <= white and (white == 1 or bool((pixels % 1 == 0).all()))
+    if white == 255 and pixels.dtype.kind not in "iu" and 0 < most <= 1:  # ink or none, as fractions
+        on_scale = False
     if not on_scale:
         scale = "whole numbers from 0 to 255" if white == 255 else "fractions from 0 to 1"
         raise ValueError(
-            f"Pixels must keep the scale of the first examples, here {scale}: got {pixels.dtype} from {pixels.min():g} "
-            f"to {pixels.max():g}. Whole numbers from 0 to 255 and fractions from 0 to 1 are possible, in fit and "
-            "predict alike: divide by the level of white."
+            f"Pixels must keep one scale in fit and predict, here {scale}: got {pixels.dtype} from {pixels.min():g} "
+            f"to {most:g}. Whole numbers from 0 to 255 and fractions from 0 to 1 are possible: divide by the level of "
+            "white."
         )
     return pixels / white
 

@@ -108,6 +108,10 @@ def test_pixels_keep_the_scale_of_the_first_examples(drawings, caplog):
     )
     with pytest.raises(ValueError, match=r"here whole numbers from 0 to 255: got float64"):
         levels.predict(images / 255)
+    with pytest.raises(ValueError, match=r"here whole numbers from 0 to 255: got (bool|float64) from 0 to 1"):
+        levels.predict((images > 100) * 1.0)
+    with pytest.raises(ValueError, match=r"here whole numbers from 0 to 255: got bool"):
+        levels.predict(images > 100)
     masks = images > 100
     as_bool = FewShotClassifier.from_run(PICTURES).fit(masks, names)
     expected = as_bool.predict_proba(masks)
@@ -120,7 +124,7 @@ def test_pixels_keep_the_scale_of_the_first_examples(drawings, caplog):
     caplog.clear()
     as_bool.fit(images // 16, names)
     assert "Pixels from 0 to 1" in caplog.text
-    with pytest.raises(ValueError, match="keep the scale"):
+    with pytest.raises(ValueError, match="keep one scale"):
         as_bool.partial_fit(images / 255, names)
 
 

@@ -239,7 +239,7 @@ def test_an_inner_rate_at_the_edge_of_those_tried_is_told_of(tmp_path, caplog):
     recipe["evaluate"]["tune_inner_lr"] = [1e-8]
     fewstep.evaluate(fewstep.train(recipe, out=tmp_path / "run"))
     assert "is at the edge" not in caplog.text
-    recipe["evaluate"]["tune_inner_lr"] = [1e-8, 1e4]
+    recipe["evaluate"]["tune_inner_lr"] = [1e-8, 1e-2, 1e4]
     fewstep.evaluate(fewstep.train(recipe, out=tmp_path / "cut"))
     assert "The best inner rate, 1e-08, is at the edge of evaluate.tune_inner_lr" in caplog.text
 

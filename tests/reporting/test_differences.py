@@ -70,6 +70,26 @@ def test_a_task_on_which_a_run_diverged_leaves_no_difference_to_tell(tmp_path):
     assert "1 ± 0  not finite" in text
 
 
+def test_a_table_that_was_sorted_is_not_paired_by_place(tmp_path):
+    first = run(tmp_path / "maml", [1.0, 0.5], [2.0, 0.25])
+    path = first.path / "evaluations" / "test-0.csv"
+    header, *lines = path.read_text().splitlines()
+    for order in (lines[2:] + lines[:2], sorted(lines, key=lambda line: line.split(",")[1])):
+        path.write_text("\n".join([header, *order]))
+        other = run(tmp_path / f"plain{order[0]}", [2.0, 0.5], [3.0, 0.5], recipe="plain")
+        with pytest.raises(RunError, match="order"):
+            differences(grouped_by_seed([other, first]))
+
+
+def test_methods_of_one_run_are_told_apart(tmp_path):
+    first = run(tmp_path / "a", [1.0], [2.0])
+    entries = grouped_by_seed([first])
+    other = {**entries[0][1], "algorithm": "nearest_neighbour"}
+    ((label, found),) = differences([*entries, ("a", other)])
+    assert label == "a (nearest_neighbour) - a (maml)"
+    assert found["steps"][0]["mean"] == 0
+
+
 def test_policies_for_normalisation_are_told_apart(tmp_path):
     entries = [("b - a", evaluation([1.0], normalization=policy)) for policy in ("support", "transductive")]
     assert "normalized" in plain(difference_table(entries))
@@ -78,5 +98,5 @@ def test_policies_for_normalisation_are_told_apart(tmp_path):
 def test_a_damaged_table_of_tasks_is_named(tmp_path):
     first = run(tmp_path / "maml", [1.0], [2.0])
     (first.path / "evaluations" / "test-0.csv").write_text("task,step\nt0,0\n")
-    with pytest.raises(RunError, match=r"must have the columns step and mse: .*test-0.csv"):
+    with pytest.raises(RunError, match=r"must have the columns task, step and mse.*test-0.csv"):
         differences(grouped_by_seed([first]))

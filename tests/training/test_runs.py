@@ -620,6 +620,15 @@ class TestAnAlgorithmOfOnesOwn:
         with pytest.raises(RecipeError, match=r"An algorithm is what a function such as fewstep\.maml makes"):
             self.train(tmp_path / "run", lambda rule, steps: rule)
 
+    def test_what_cannot_be_given_the_algorithm_says_who_can(self, tmp_path):
+        run = self.train(tmp_path / "run", fewstep.maml)
+        with pytest.raises(RecipeError, match=r"`fewstep\.load\(run, algorithm=\.\.\.\)\.adapt"):
+            fewstep.FewShotRegressor.from_run(run)
+        with pytest.raises(RecipeError, match=r"as fewstep\.maml is: got str"):
+            self.train(tmp_path / "other", "maml")
+        with pytest.raises(RecipeError, match=r"reinforcement learning takes no `algorithm=`"):
+            fewstep.train("navigation", out=tmp_path / "rl", algorithm=fewstep.maml)
+
     def test_metrics_of_ones_own_are_told_beside_the_recipes(self, tmp_path):
         run = self.train(tmp_path / "run", fewstep.maml)
         how = {"task_distribution": Sinusoid(), "model": mlp(1, 1, (8,)), "algorithm": fewstep.maml}

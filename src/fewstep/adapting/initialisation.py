@@ -84,6 +84,11 @@ def initialisation(
             f"A run to adapt must have learned an initialisation by loss.kind = {loss!r}: {name} has algorithm.kind = "
             f"{recipe.algorithm.kind!r} and loss.kind = {recipe.loss.kind!r}. Use another run."
         )
+    if recipe.algorithm.kind == "custom":
+        raise RecipeError(
+            f"{name} was trained with an algorithm from Python, which a learner alone can be given: adapt it with "
+            "`fewstep.load(run, algorithm=...).adapt(...)`."
+        )
     file = meta_file(folder, checkpoint)
     tell_of_unfinished(folder)
     found = read_initialisation(file, recipe, model, {"run": name, "fingerprint": sha256(file)}, custom_loss)

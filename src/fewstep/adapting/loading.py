@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.adapting.classifier import is_adapted, load_adapted
 from fewstep.errors import FewstepError
 from fewstep.experiments.build_reinforcement import build_environment
-from fewstep.experiments.runs import load_learner, open_run, recipe_of, tell_of_unfinished
+from fewstep.experiments.runs import load_learner, meta_file, open_run, recipe_of, tell_of_unfinished
 from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
@@ -50,13 +50,15 @@ def load(
         FewstepError: The folder is no run, or the model is not the one it was trained with.
     """
     if not isinstance(run, RunFolder) and is_adapted(run):
-        if loss is not None or (checkpoint, device) != ("best", "cpu"):
+        strange = [given for given in (loss, algorithm, task_distribution) if given is not None]
+        if strange or (checkpoint, device) != ("best", "cpu"):
             raise FewstepError(
-                f"An adapted model has no loss or checkpoints, and computes on the CPU: {run} is one, and one of these "
-                "was asked for. Leave them out; its `.module` may be moved."
+                f"An adapted model has no loss, algorithm, tasks or checkpoints, and computes on the CPU: {run} is "
+                "one, and one of these was asked for. Leave them out; its `.module` may be moved."
             )
         return load_adapted(run, model)
     folder = open_run(run)
+    meta_file(folder, checkpoint)  # raises where there is nothing to tell of
     tell_of_unfinished(folder)
     recipe = recipe_of(folder)
     # Only one that learned by reinforcement has an environment of its own.

@@ -141,6 +141,11 @@ def build_algorithm(algorithm: MetaAlgorithm, custom: AlgorithmFactory | None = 
         )
     rule = build_rule(algorithm)
     if custom is not None:
+        if not callable(custom):
+            raise RecipeError(
+                "`algorithm=` is a function of an inner rule and a number of inner steps, as fewstep.maml is: got "
+                f"{type(custom).__name__}. Pass one, `lambda rule, steps: ...` for instance."
+            )
         made = custom(rule, algorithm.steps)
         algorithms.expect_algorithm(made)
         return made
@@ -178,6 +183,11 @@ def build_learner(
         RecipeError: The recipe does not fit the model, or lacks one.
     """
     model, chosen = build_model(recipe, module, environment=environment), recipe.algorithm
+    if algorithm is not None and recipe.loss.kind == "reinforce":
+        raise RecipeError(
+            "A recipe of reinforcement learning takes no `algorithm=`: leave it out, or build a "
+            "`fewstep.ReinforcementLearner` with yours."
+        )
     loss, own = _loss(recipe, loss)
     metrics = own | dict(metrics or {})
     try:

@@ -17,6 +17,7 @@ from fewstep.experiments.runs import (
     as_many_as_there_are,
     computing_as,
     load_learner,
+    meta_file,
     open_run,
     recipe_of,
     stored_data,
@@ -169,6 +170,7 @@ def evaluate_each(
     counts = {"steps": steps, "tasks": tasks}
     plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
     check_metrics(recipe, metrics or ())
+    meta_file(folder, checkpoint)  # raises where there is nothing to tell of
     tell_of_unfinished(folder)
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)
@@ -237,7 +239,8 @@ def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Reci
     plan = plan.model_copy(update={"tasks": plan.tune_tasks or plan.tasks})
     scores = [_tuning_score(_curves(learner_of(c), data, plan, "val").curves[metric], metric) for c in candidates]
     best = scores.index(min(scores))
-    if len(plan.tune_inner_lr) > 1 and plan.method != "nearest_neighbour":
+    told = math.isfinite(scores[best]) and scores.count(scores[best]) == 1
+    if told and len(plan.tune_inner_lr) > 2 and plan.method != "nearest_neighbour":
         rates = plan.tune_inner_lr
         if rates[best] in (min(rates), max(rates)):
             log.warning(

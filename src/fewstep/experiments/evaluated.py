@@ -57,7 +57,7 @@ def check_metrics(recipe: Recipe, metrics: Iterable[str]) -> None:
     if metrics and recipe.loss.kind == "reinforce":
         raise RecipeError("Reinforcement learning is told in returns: leave out `metrics=`; see `learner.rollouts`.")
     targets = recipe.tasks.targets if isinstance(recipe.tasks, TableTasks) else []
-    known = {"task", "step", "loss", metric_of(recipe), _name_of_metric(recipe)}
+    known = {"task", "step", "loss", "accuracy", "return", "mse", "standardised_mse"}
     known |= {name for target in targets for name in (f"rmse of {target}", mse_of(target))}
     if taken := sorted(known.intersection(metrics)):
         raise RecipeError(f"Metrics have names of their own: got {', '.join(taken)}, which is there already.")

@@ -78,8 +78,8 @@ def tune(
     base = load_recipe(recipe, settings)
     if "custom" in (base.tasks.kind, base.model.kind, base.loss.kind, base.algorithm.kind):
         raise RecipeError(
-            f"Only what a recipe describes can be tuned: {base.name} takes a model, tasks or a loss from Python. Time "
-            "`learner.step` there."
+            f"Only what a recipe describes can be tuned: {base.name} takes a model, tasks, a loss or an algorithm "
+            "from Python. Time `learner.step` there."
         )
     device = checked_device(device)
     loaded = load_data(base, data, device=device)

@@ -14,9 +14,10 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewstep.errors import RunError
+from fewstep.reporting.reading import algorithm_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from fewstep.reporting.reading import Entry
 
-_SAME = ("fingerprint", "metric", "shots", "queries", "normalization", "trajectories")
+_SAME = ("fingerprint", "metric", "shots", "queries", "normalization", "trajectories", "checkpoint")
 """What two evaluations have in common if their difference is one of the runs."""
 
 
@@ -41,20 +42,32 @@ def differences(entries: Sequence[Entry]) -> list[Entry]:
         RunError: A table of tasks is damaged.
     """
     found: list[Entry] = []
-    first: dict[str, tuple[str, Mapping[int, list[float]]]] = {}
+    first: dict[str, tuple[str, _Scores]] = {}
     for label, evaluation in entries:
         scores = _scores(evaluation)
-        if not scores:
+        if scores is None:
             continue
+        several = len({algorithm_name(other) for name, other in entries if name == label}) > 1
+        name = f"{label} ({algorithm_name(evaluation)})" if several else label
         key = repr([evaluation.get(field) for field in _SAME])
-        if key not in first:
-            first[key] = label, scores
+        reference, others = first.setdefault(key, (name, scores))
+        if name == reference:
             continue
-        reference, others = first[key]
-        steps = [_difference(step, scores[step], others[step]) for step in scores if step in others]
-        if label != reference and steps:
-            found.append((f"{label} - {reference}", {**evaluation, "steps": steps, "seeds": [None]}))
+        if scores.tasks != others.tasks:
+            raise RunError(
+                f"Tasks of one fingerprint must come in one order: those of {name} do not. Evaluate it again."
+            )
+        shared = [step for step in scores.by_step if step in others.by_step]
+        steps = [_difference(step, scores.by_step[step], others.by_step[step]) for step in shared]
+        found.append((f"{name} - {reference}", {**evaluation, "steps": steps, "seeds": [None]}))
     return found
+
+
+class _Scores(NamedTuple):
+    """The metric of each task by step, in the order of the tasks."""
+
+    tasks: list[str]
+    by_step: dict[int, list[float]]
 
 
 def _difference(step: int, scores: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
@@ -66,26 +79,35 @@ def _difference(step: int, scores: Sequence[float], others: Sequence[float]) -> 
     return {"step": step, "mean": statistics.fmean(of_tasks), "ci95": ci95}
 
 
-def _scores(evaluation: Mapping[str, Any]) -> dict[int, list[float]]:
-    """The metric of each task, by step, in the order of the tasks; the mean over seeds where there are several."""
-    of_seeds = [_read(path, evaluation["metric"]) for path in evaluation.get("per_task", [])]
+def _scores(evaluation: Mapping[str, Any]) -> _Scores | None:
+    """Of an evaluation, the mean over seeds where there are several."""
+    steps = [row["step"] for row in evaluation["steps"]]
+    of_seeds = [_read(path, evaluation["metric"], steps) for path in evaluation.get("per_task", [])]
     if len(of_seeds) < len(evaluation["seeds"]):
-        return {}
-    return {
-        step: [sum(same) / len(same) for same in zip(*(scores[step] for scores in of_seeds), strict=True)]
-        for step in of_seeds[0]
-    }
+        return None
+    tasks = of_seeds[0].tasks
+    if any(scores.tasks != tasks for scores in of_seeds):
+        raise RunError("Tasks of one fingerprint must come in one order in all seeds. Evaluate these runs again.")
+    values = {step: zip(*(scores.by_step[step] for scores in of_seeds), strict=True) for step in steps}
+    return _Scores(tasks, {step: [sum(same) / len(same) for same in of_tasks] for step, of_tasks in values.items()})
 
 
-def _read(path: Path, metric: str) -> dict[int, list[float]]:
-    by_step: dict[int, list[float]] = {}
+def _read(path: Path, metric: str, steps: Sequence[int]) -> _Scores:
+    """A file of `RunFolder.write_evaluation`: for each task its steps, in order."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                by_step.setdefault(int(row["step"]), []).append(float(row[metric]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"The table of an evaluation's tasks must have the columns step and {metric}: {path}: {error!r}. Evaluate "
-            "the run again, or delete the file."
-        ) from None
-    return by_step
+            rows = [(row["task"], int(row["step"]), float(row[metric])) for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise _damaged(path, metric, repr(error)) from None
+    tasks = [task for task, _, _ in rows[:: len(steps)]]
+    if [(task, step) for task, step, _ in rows] != [(task, step) for task in tasks for step in steps]:
+        raise _damaged(path, metric, "rows are missing, or in another order")
+    values = [value for _, _, value in rows]
+    return _Scores(tasks, {step: values[i :: len(steps)] for i, step in enumerate(steps)})
+
+
+def _damaged(path: Path, metric: str, fault: str) -> RunError:
+    return RunError(
+        f"The table of an evaluation's tasks must have the columns task, step and {metric}, as `fewstep evaluate` "
+        f"wrote it: {path}: {fault}. Evaluate the run again, or delete the file."
+    )

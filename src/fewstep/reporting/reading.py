@@ -95,7 +95,9 @@ def curve(evaluation: Mapping[str, Any]) -> list[Point]:
 
 def with_errors(label: str, evaluation: Mapping[str, Any]) -> list[Entry]:
     """An evaluation, and as others beside it the user's own metrics, and errors of a table's targets in their units."""
-    further = {f"rmse of {target}": steps for target, steps in evaluation.get("rmse", {}).items()}
+    # Before evaluations had tables of their tasks, errors were means of the tasks' roots: something else.
+    errors: Mapping[str, Any] = evaluation.get("rmse", {}) if "per_task" in evaluation else {}
+    further = {f"rmse of {target}": steps for target, steps in errors.items()}
     further |= evaluation.get("metrics", {})
     beside = [{**evaluation, "metric": metric, "steps": steps} for metric, steps in further.items()]
     return [(label, one) for one in (evaluation, *beside)]

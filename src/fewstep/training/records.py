@@ -178,7 +178,7 @@ class RunFolder:
         if per_task:
             path = self._written("evaluations") / evaluation["per_task"]
             with replaced(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(per_task)
+                csv.writer(file).writerows(per_task)
         return self._write_result("evaluations", name, evaluation)
 
     def write_inspection(self, name: str, inspection: dict[str, Any]) -> Path:
