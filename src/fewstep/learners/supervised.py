@@ -168,7 +168,7 @@ class SupervisedLearner:
         with torch.no_grad():
             adapted = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
             params = {name: value.clone() for name, value in adapted.items()}  # training may go on meanwhile
-            if not all(bool(value.isfinite().all()) for value in params.values()):
+            if params and not torch.stack([value.isfinite().all() for value in params.values()]).all():
                 raise diverged(support, steps)
             return Adapted(params, self._query_statistics(params, support, policy), self._adapted_module)
 
