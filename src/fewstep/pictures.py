@@ -100,13 +100,11 @@ def adapt_to_pictures(
 
 def predict_pictures(classifier: AdaptedClassifier, path: Path) -> Predicted:
     """Classify a picture, or all pictures of a folder or zip archive, at any depth."""
-    from fewstep.adapting.classifier import printable, tell_of_empty
     from fewstep.tasks.images import list_pictures, read_pictures
 
     files = list_pictures(path)
     images = read_pictures(files, classifier.preparation)
-    tell_of_empty(files, images, classifier.preparation)
-    return Predicted(images, classifier.named_predictions([printable(str(file)) for file in files], images))
+    return Predicted(images, classifier.named_predictions([str(file) for file in files], images))
 
 
 def predictions_table(predictions: Sequence[Prediction]) -> Table:
@@ -121,11 +119,11 @@ def predictions_table(predictions: Sequence[Prediction]) -> Table:
     table.add_column("probability", justify="right")
     right = rightly_taken(predictions) or [True] * len(predictions)
     remarks = ["nothing seen" if p.empty else "" if r else "mistake" for p, r in zip(predictions, right, strict=True)]
-    if any(remarks):
+    if marked := any(remarks):
         table.add_column("")
     for each, remark in zip(predictions, remarks, strict=True):
         cells = [Text(each.image), Text(each.label), f"{100 * each.probabilities[each.label]:.1f} %"]
-        table.add_row(*cells, *([remark] if any(remarks) else []))
+        table.add_row(*cells, *([remark] if marked else []))
     return table
 
 

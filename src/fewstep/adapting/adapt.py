@@ -18,7 +18,15 @@ from fewstep.adapting.initialisation import initialisation, preparation_of
 from fewstep.core.types import Batch
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.sections import GlyphsTasks, OmniglotTasks
-from fewstep.tasks.images import Picture, chosen_pictures, folders_without_pictures, list_classes, read_pictures
+from fewstep.tasks.images import (
+    Picture,
+    chosen_pictures,
+    folders_without_pictures,
+    list_classes,
+    picture_name,
+    read_pictures,
+    without_drawing,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +120,7 @@ def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
         classes = {name: chosen_pictures(each) for name, each in support.items() if not isinstance(each, Tensor)}
     files = list(chain.from_iterable(classes.values()))
     images = read_pictures(files, preparation)
-    tell_of_empty(files, images, preparation)
+    tell_of_empty([picture_name(files[place], place) for place in without_drawing(images, preparation)])
     parts = images.split([len(each) for each in classes.values()])
     read = dict(zip(classes, parts, strict=True))
     if isinstance(support, Mapping):

@@ -139,14 +139,16 @@ class AdaptedClassifier:
             return self.named_predictions([str(index) for index in range(len(pictures))], pictures)
         chosen = chosen_pictures(pictures)
         images = read_pictures(chosen, self.preparation)
-        tell_of_empty(chosen, images, self.preparation)
-        return self.named_predictions([printable(picture_name(one, i)) for i, one in enumerate(chosen)], images)
+        return self.named_predictions([picture_name(one, place) for place, one in enumerate(chosen)], images)
 
     def named_predictions(self, names: Sequence[str], images: Tensor) -> list[Prediction]:
-        """As `predict`, for prepared pictures with names."""
+        """As `predict`, for prepared pictures with names; warns of those in which nothing is to be seen."""
         classes, empty = self.classes, {*without_drawing(images, self.preparation)}
+        tell_of_empty([names[place] for place in sorted(empty)])
         return [
-            Prediction(name, classes[row.argmax()], dict(zip(classes, row.tolist(), strict=True)), place in empty)
+            Prediction(
+                printable(name), classes[row.argmax()], dict(zip(classes, row.tolist(), strict=True)), place in empty
+            )
             for place, (name, row) in enumerate(zip(names, self.probabilities(images), strict=True))
         ]
 
@@ -184,12 +186,12 @@ def check_prepared(images: Tensor, preparation: Preparation) -> None:
         )
 
 
-def tell_of_empty(pictures: Sequence[Picture], images: Tensor, preparation: Preparation) -> None:
-    """Warn of those whose prepared pictures show nothing: what a model says of them means nothing."""
-    empty = [printable(picture_name(pictures[place], place)) for place in without_drawing(images, preparation)]
-    if empty:
-        more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
-        _logger.warning("No drawing was found in: %s%s. Look at these pictures.", ", ".join(empty[:10]), more)
+def tell_of_empty(names: Sequence[str]) -> None:
+    """Warn of pictures in which nothing is to be seen: what a model says of them means nothing."""
+    if names:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        listed = ", ".join(map(printable, names[:10]))
+        _logger.warning("No drawing was found in: %s%s. Look at these pictures.", listed, more)
 
 
 def printable(name: str) -> str:

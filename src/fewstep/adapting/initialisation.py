@@ -90,7 +90,7 @@ def initialisation(
             "`fewstep.load(run, algorithm=...).adapt(...)`."
         )
     file = meta_file(folder, checkpoint)
-    tell_of_unfinished(folder)
+    tell_of_unfinished(folder, checkpoint)
     found = read_initialisation(file, recipe, model, {"run": name, "fingerprint": sha256(file)}, custom_loss)
     if loss == "cross_entropy":
         try:

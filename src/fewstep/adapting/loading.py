@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.adapting.classifier import is_adapted, load_adapted
 from fewstep.errors import FewstepError
 from fewstep.experiments.build_reinforcement import build_environment
-from fewstep.experiments.runs import load_learner, meta_file, open_run, recipe_of, tell_of_unfinished
+from fewstep.experiments.runs import load_learner, open_run, recipe_of, tell_of_unfinished
 from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def load(
             )
         return load_adapted(run, model)
     folder = open_run(run)
-    meta_file(folder, checkpoint)  # raises where there is nothing to tell of
-    tell_of_unfinished(folder)
+    tell_of_unfinished(folder, checkpoint)
     recipe = recipe_of(folder)
     # Only one that learned by reinforcement has an environment of its own.
     own = build_environment(recipe, task_distribution) if recipe.loss.kind == "reinforce" else None

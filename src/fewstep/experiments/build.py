@@ -76,13 +76,7 @@ def build_model(
         RecipeError: A custom module is asked for and not given, or the other way round.
     """
     model = recipe.model
-    if (model.kind == "custom") != (custom is not None):
-        raise RecipeError(
-            f"A module was passed, and model.kind is {model.kind!r}. Set model.kind = 'custom', or leave out `model=`."
-            if custom is not None
-            else "model.kind is 'custom', so the module comes from Python: pass it as `model=`, to `fewstep.train` as "
-            "to `fewstep.load`, `evaluate` and `adapt`. The command line cannot."
-        )
+    _check_passed("model", model.kind, custom, what="module")
     if custom is not None:
         return custom
     with torch.random.fork_rng(devices=[]):
@@ -102,6 +96,19 @@ def _network(model: MlpModel | ConvNetModel, shape: tuple[int, ...], outputs: in
     else:
         network = ConvNet(outputs, channels=seen[0], image_size=seen[-1], **options)
     return WithContext(network, (model.context, *positions)) if model.context else network
+
+
+def _check_passed(section: str, kind: str, custom: object, what: str | None = None) -> None:
+    """See that what comes from Python comes where the recipe says so, and only there."""
+    if kind != "custom" and custom is not None:
+        raise RecipeError(
+            f"`{section}=` was passed, and {section}.kind is {kind!r}. Set {section}.kind = 'custom', or leave it out."
+        )
+    if kind == "custom" and custom is None:
+        raise RecipeError(
+            f"{section}.kind is 'custom', so the {what or section} comes from Python: pass it as `{section}=`, to "
+            "`fewstep.train` and again wherever the run is opened. The command line cannot."
+        )
 
 
 def build_rule(algorithm: MetaAlgorithm) -> UpdateRule:
@@ -131,14 +138,7 @@ def build_algorithm(algorithm: MetaAlgorithm, custom: AlgorithmFactory | None = 
         RecipeError: The recipe asks for the user's own and there is none, or there is one and it does not.
         ValueError: The function makes something else.
     """
-    if (algorithm.kind == "custom") != (custom is not None):
-        raise RecipeError(
-            f"An algorithm was passed, and algorithm.kind is {algorithm.kind!r}. Set algorithm.kind = 'custom', or "
-            "leave out `algorithm=`."
-            if custom is not None
-            else "algorithm.kind is 'custom', so the algorithm comes from Python: pass it as `algorithm=`, to "
-            "`fewstep.train` as to `fewstep.load` and `evaluate`. The command line cannot."
-        )
+    _check_passed("algorithm", algorithm.kind, custom)
     rule = build_rule(algorithm)
     if custom is not None:
         if not callable(custom):
@@ -271,13 +271,7 @@ def metric_of(recipe: Recipe) -> str:
 
 
 def _loss(recipe: Recipe, custom: Loss | None) -> tuple[Loss, dict[str, Loss]]:
-    if (recipe.loss.kind == "custom") != (custom is not None):
-        raise RecipeError(
-            f"A loss was passed, and loss.kind is {recipe.loss.kind!r}. Set loss.kind = 'custom', or leave out `loss=`."
-            if custom is not None
-            else "loss.kind is 'custom', so the loss comes from Python: pass it as `loss=`, to `fewstep.train` as to "
-            "`fewstep.load` and `evaluate`. The command line cannot."
-        )
+    _check_passed("loss", recipe.loss.kind, custom)
     if custom is not None:
         return custom, {}
     if recipe.loss.kind == "cross_entropy":

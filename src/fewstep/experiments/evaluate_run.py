@@ -17,7 +17,6 @@ from fewstep.experiments.runs import (
     as_many_as_there_are,
     computing_as,
     load_learner,
-    meta_file,
     open_run,
     recipe_of,
     stored_data,
@@ -170,8 +169,7 @@ def evaluate_each(
     counts = {"steps": steps, "tasks": tasks}
     plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
     check_metrics(recipe, metrics or ())
-    meta_file(folder, checkpoint)  # raises where there is nothing to tell of
-    tell_of_unfinished(folder)
+    tell_of_unfinished(folder, checkpoint)
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)
     if tasks is not None and loaded.available is not None and loaded.available(split) < tasks:

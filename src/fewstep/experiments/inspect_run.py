@@ -106,7 +106,7 @@ def inspect(
     plan = evaluation_plan(recipe, {"steps": steps, "tasks": count})
     if plan.steps < 1:
         raise RecipeError(f"An inspection needs at least 1 inner step: got steps = {plan.steps}. Raise --steps.")
-    tell_of_unfinished(folder)
+    tell_of_unfinished(folder, checkpoint)
     loaded = find_data(recipe, stored_data(folder), data, task_distribution, device)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:

@@ -59,8 +59,13 @@ def open_run(run: str | Path | RunFolder) -> RunFolder:
     return RunFolder(READY / str(run))
 
 
-def tell_of_unfinished(run: RunFolder) -> None:
-    """Warn of a run whose training has not come to its end: what it says is of the best so far."""
+def tell_of_unfinished(run: RunFolder, checkpoint: str = "best") -> None:
+    """Warn of a run whose training has not come to its end: what it says is of the best so far.
+
+    Raises:
+        FewstepError: There is nothing yet to tell of.
+    """
+    meta_file(run, checkpoint)
     if not run.is_finished:
         log.warning(
             "%s is unfinished: these are its best meta-parameters so far. Training goes on with --resume", run.path
