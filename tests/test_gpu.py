@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import fewstep
-from fewstep.core.running import captured, compiled, plain
+from fewstep.core.over_tasks import side_by_side
+from fewstep.core.running import captured, compiled, plain, traced
 from fewstep.core.stepwise import stepwise
 from fewstep.models.convnet import ConvNet
 
@@ -51,6 +52,9 @@ def test_capturing_changes_nothing_without_a_gpu() -> None:
         dict,
         lambda: {"run": captured()},
         lambda: {"over_tasks": fewstep.sequential(), "run": captured()},
+        lambda: {"over_tasks": side_by_side(traced)},
+        lambda: {"over_tasks": side_by_side(traced), "run": captured()},
+        lambda: {"over_tasks": stepwise(vectorize=False, keep=True, forward_mode=True), "run": captured()},
         lambda: {"over_tasks": stepwise(keep=True, forward_mode=True), "run": captured()},
         lambda: {"over_tasks": stepwise(run=compiled(), keep=True, forward_mode=True), "run": captured()},
         lambda: {"over_tasks": stepwise()},

@@ -16,7 +16,7 @@ from fewstep.core import algorithms
 from fewstep.core.context import is_vmapped
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import meta_gradient
-from fewstep.core.over_tasks import auto, sequential, sharded, vectorized
+from fewstep.core.over_tasks import auto, sequential, sharded, side_by_side, vectorized
 from fewstep.core.rules import Adam, Clipped, LearnedSgd, Momentum, Sgd
 from fewstep.core.running import traced
 from fewstep.core.stepwise import stepwise
@@ -42,6 +42,7 @@ MAPPINGS = {
     "traced in chunks": lambda: vectorized(3, traced),
     "auto, traced": lambda: auto(run=traced),
     "sequential, traced": lambda: sequential(traced),
+    "side by side, traced": lambda: side_by_side(traced),  # one after the other, but for a GPU
     "stepwise": stepwise,
     "stepwise in chunks": lambda: stepwise(chunk_size=2),
     "stepwise, sequential": lambda: stepwise(vectorize=False),

@@ -13,7 +13,6 @@ from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_learner
 from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import load_data
-from fewstep.experiments.execution import compiles
 from fewstep.experiments.recipe_files import bundled_recipes, differing_keys, load_recipe, recipe_values
 from fewstep.models.mlp import mlp
 from fewstep.tasks.sinusoid import Sinusoid
@@ -260,13 +259,6 @@ def test_a_run_is_compiled_where_it_is_long_enough_to_pay_for_it(name, settings,
     recipe = load_recipe(name, settings)
     assert recipe.execution.compile is expected
     assert recipe_values(recipe)["execution"]["compile"] is expected  # stored in the run
-
-
-def test_large_images_are_not_compiled_on_a_gpu_where_it_takes_longer_than_it_saves():
-    small, large = load_recipe("omniglot-5way-1shot"), load_recipe("miniimagenet-5way-1shot")
-    assert all(compiles(recipe, "cpu") for recipe in (small, large))
-    assert compiles(small, "cuda")
-    assert not compiles(large, "cuda:0")
 
 
 def test_a_model_of_the_users_own_is_compiled_only_where_asked_for():

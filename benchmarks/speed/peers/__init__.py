@@ -22,6 +22,7 @@ VARIANTS = (
     "fewstep-recomputing",
     "fewstep-reverse",
     "fewstep-captured",
+    "fewstep-side",
     "fewstep-grouped",
     *ROUNDED,
 )

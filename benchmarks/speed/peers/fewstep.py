@@ -9,7 +9,8 @@ from benchmarks.speed.problem import adam, plain_loss
 
 import fewstep
 from fewstep.core import convolution
-from fewstep.core.running import captured, compiled
+from fewstep.core.over_tasks import side_by_side
+from fewstep.core.running import captured, compiled, traced
 from fewstep.core.stepwise import stepwise
 from fewstep.experiments.execution import build_execution
 from fewstep.experiments.recipe_files import load_recipe
@@ -62,6 +63,7 @@ EXECUTIONS: dict[str, Callable[[Problem], dict[str, Any]]] = {
     "fewstep-bf16": lambda problem: _fast(problem, "bf16"),
     "fewstep-tf32": _tensor_float,
     "fewstep-captured": lambda _: {"over_tasks": fewstep.auto(), "run": captured()},
+    "fewstep-side": lambda _: {"over_tasks": side_by_side(traced), "run": captured()},
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewstep.core.context import is_recording_for_compiler
+from fewstep.core.context import is_recording_for_compiler, is_vmapped
 
 _LARGEST = 32
 """Height and width up to which products were measured. Patches of a 3 x 3 filter take 9 times the memory."""
@@ -25,7 +25,7 @@ class _Convolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """As PyTorch's layer of that kind."""
         plain = self.groups == 1 and self.padding_mode == "zeros" and not isinstance(self.padding, str)
-        if is_recording_for_compiler() and plain and pays(input):
+        if is_vmapped() and is_recording_for_compiler() and plain and pays(input):
             return self._of_patches(input)
         return super().forward(input)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -172,6 +173,9 @@ def _compiled(recording: GraphModule, function: Function, args: tuple[Any, ...],
         # Layout optimisation miscompiles convolutions whose weights are mapped over (torch 2.13, CPU).
         options = {"layout_optimization": False, "cpp_wrapper": not any(leaf.is_cuda for leaf in leaves(args))}
         fast: Function = _compile(recording.forward, dynamic=False, options=options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # advice on rounding and sizes, which are chosen elsewhere
+            fast(*args)
         error, allowed = _least_error(fast, function, args), _TOLERANCE
         if not error < allowed and _rounds(function, args):  # where a compiler may round other products
             with exactly():

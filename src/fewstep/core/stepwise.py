@@ -17,12 +17,12 @@ import torch
 from fewstep.core.adapt import inner_step, support_gradient, updated
 from fewstep.core.context import vmapped
 from fewstep.core.meta import Displacement, QueryGradient
-from fewstep.core.over_tasks import auto
+from fewstep.core.over_tasks import auto, side_by_side
 from fewstep.core.rng import RandomStreams
 from fewstep.core.rules import State, UpdateRule, selected
 from fewstep.core.running import RECORDINGS, Function, Run, plain
 from fewstep.core.stages import in_stages
-from fewstep.core.trees import chunks, concatenate, index, length, signature, stack, subtract, tree_map
+from fewstep.core.trees import chunks, concatenate, length, signature, subtract, tree_map
 from fewstep.core.types import MetaParams, Params, Task
 
 if TYPE_CHECKING:
@@ -69,12 +69,13 @@ def stepwise(
         else:
             linearize = _linearized_forwards if forward_mode else _linearized
             gradient = _query_gradient(function, lift, run, keep, linearize)
+        apart = side_by_side()(gradient)
 
         @torch.no_grad()  # derivatives are taken inside the pieces
         def mapped(meta: MetaParams, tasks: Task) -> tuple[MetaParams, Tensor]:
             if vectorize:
                 return concatenate([gradient(_copies(meta, length(t)), t) for t in chunks(tasks, chunk_size)])
-            return stack([gradient(meta, index(tasks, i)) for i in range(length(tasks))])
+            return apart(meta, tasks)
 
         return mapped
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fewstep.core.over_tasks import LARGE_IMAGE, auto, sequential, vectorized
+from fewstep.core.over_tasks import LARGE_IMAGE, auto, sequential, side_by_side, vectorized
 from fewstep.core.products import bfloat16
 from fewstep.core.running import Run, captured, compiled, plain, traced
 from fewstep.core.stepwise import outer_gradients, stepwise
@@ -36,14 +36,16 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
         others = vectorized(chosen.chunk_size)
     else:
         others = auto(chosen.chunk_size)
-    compiling = compiles(recipe, device)
-    if compiling and recipe.model.kind != "convnet" and not chosen.remat and chosen.over_tasks != "sequential":
+    large = image_size(recipe) >= LARGE_IMAGE
+    if chosen.compile and recipe.model.kind != "convnet" and not chosen.remat and chosen.over_tasks != "sequential":
         # A small network is over in a moment: compiled whole, with nothing of Python between the steps.
         gradients, run = auto(chosen.chunk_size), rounded(compiled())
-    elif compiling:
-        gradients, run = _stepwise(recipe, on_gpu, rounded(compiled())), plain
+    elif chosen.compile:
+        gradients, run = _stepwise(recipe, large, rounded(compiled())), plain
     elif chosen.remat:  # recording every step takes longer than it saves
-        gradients, run = _stepwise(recipe, on_gpu, plain), rounded(plain)
+        gradients, run = _stepwise(recipe, large and not on_gpu, plain), rounded(plain)
+    elif chosen.over_tasks == "auto" and large and on_gpu and replay is traced:
+        gradients, run = side_by_side(rounded(replay)), plain
     elif chosen.over_tasks == "auto":
         gradients, run = auto(chosen.chunk_size, rounded(replay)), plain
     else:
@@ -53,31 +55,16 @@ def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
     return outer_gradients(gradients, others), captured(run) if capture else run
 
 
-def compiles(recipe: Recipe, device: str) -> bool:
-    """Whether the meta-gradient is compiled on this device."""
-    return recipe.execution.compile and may_compile(recipe, device)
-
-
-def may_compile(recipe: Recipe, device: str) -> bool:
-    """Whether compiling can pay on this device.
-
-    For large images a GPU's compiler takes longer than it saves: with MiniImagenet it had not ended after four minutes
-    (torch 2.11), in which the CUDA graph alone has done 5,000 iterations.
-    """
-    return not device.startswith("cuda") or image_size(recipe) < LARGE_IMAGE
-
-
 def _as_it_is(run: Run) -> Run:
     return run
 
 
-def _stepwise(recipe: Recipe, on_gpu: bool, run: Run) -> OverTasks:
+def _stepwise(recipe: Recipe, one_by_one: bool, run: Run) -> OverTasks:
     chosen = recipe.execution
-    one_by_one = chosen.over_tasks == "sequential" or (image_size(recipe) >= LARGE_IMAGE and not on_gpu)
     # Forward derivatives are tested for our convolutional network and cross-entropy.
     forward = recipe.model.kind == "convnet" and recipe.loss.kind == "cross_entropy"
     return stepwise(
-        vectorize=not one_by_one,
+        vectorize=not (one_by_one or chosen.over_tasks == "sequential"),
         chunk_size=chosen.chunk_size,
         run=run,
         keep=not chosen.remat,

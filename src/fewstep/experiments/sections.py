@@ -457,7 +457,7 @@ class Execution(Section):
     """How the map over tasks runs; see `fewstep.core.over_tasks`."""
 
     over_tasks: Literal["auto", "vectorized", "sequential"] = "auto"
-    """All tasks at once, or one after the other; by default at once where the model can."""
+    """All tasks at once, or one after the other; by default at once where the model can, and large images one by one."""
     chunk_size: PositiveInt | None = None
     """Tasks computed together; by default all. Environments' tasks are thousands of actions each: 2 are fastest."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
@@ -465,8 +465,7 @@ class Execution(Section):
     compile: bool = False
     """Compile the meta-gradient (`core.running.compiled`): a minute or two, the first time. By default, where the model
     and loss are fewstep's own and the run is long enough to pay for it. Those of your own must depend on nothing but
-    their arguments: no counters, schedules or branches on Python state. On a GPU not for images from 64 pixels, for
-    which it takes too long."""
+    their arguments: no counters, schedules or branches on Python state."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     """Of products and convolutions: "tf32" rounds their factors on GPUs that have it, in evaluation too. "bf16"
     computes those of the meta-gradient in bfloat16 (`core.products`); evaluation and all else stay in float32."""

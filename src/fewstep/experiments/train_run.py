@@ -19,7 +19,7 @@ from fewstep.errors import RunError
 from fewstep.experiments.build import build_learner, metric_of
 from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import find_data
-from fewstep.experiments.execution import checked_device, compiles, keep_compiled
+from fewstep.experiments.execution import checked_device, keep_compiled
 from fewstep.experiments.recipe_files import differing_keys, load_recipe, recipe_values
 from fewstep.experiments.runs import (
     as_many_as_there_are,
@@ -105,11 +105,9 @@ def train(
         return existing
     device = checked_device(device)
     loaded_data = find_data(loaded, stored, data, task_distribution, device)
-    if compiles(loaded, device):
+    if loaded.execution.compile:
         keep_compiled()
         log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
-    elif loaded.execution.compile:
-        log.info("The meta-gradient is not compiled: for images of this size that takes too long on a GPU")
     own: dict[str, Any] = {"module": model, "loss": loss, "algorithm": algorithm}
     learner = build_learner(loaded, **own, environment=loaded_data.environment, device=device)
     begun_from: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_learner
 from fewstep.experiments.data import load_data
-from fewstep.experiments.execution import checked_device, keep_compiled, may_compile
+from fewstep.experiments.execution import checked_device, keep_compiled
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import computing_as, shots_and_queries
 from fewstep.experiments.sections import Averaging, ReinforceLoss
@@ -125,7 +125,7 @@ def _candidates(base: Recipe, settings: Iterable[str], device: str, *, rounded: 
     if device == "cpu":
         choices["execution.threads"] = sorted({1, _cores(), torch.get_num_threads()})
     if not isinstance(base.algorithm, Averaging) and not isinstance(base.loss, ReinforceLoss):
-        choices["execution.compile"] = ["false", "true"] if may_compile(base, device) else []
+        choices["execution.compile"] = ["false", "true"]
         choices["execution.precision"] = ["float32", *(["tf32"] if device != "cpu" else []), "bf16"] if rounded else []
     varied = {key: values for key, values in choices.items() if values and not {key, "execution"} & fixed}
     for values in itertools.product(*varied.values()):
