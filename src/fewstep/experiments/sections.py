@@ -457,7 +457,7 @@ class Execution(Section):
     """How the map over tasks runs; see `fewstep.core.over_tasks`."""
 
     over_tasks: Literal["auto", "vectorized", "sequential"] = "auto"
-    """All tasks at once, or one after the other; by default at once where the model can, and large images one by one."""
+    """All tasks at once, or one after the other; by default at once where the model can, large images one by one."""
     chunk_size: PositiveInt | None = None
     """Tasks computed together; by default all. Environments' tasks are thousands of actions each: 2 are fastest."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
