@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fewstep
 from fewstep.core.adapt import adapt
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.meta import QueryGradient, meta_gradient
@@ -491,3 +492,19 @@ def test_lazy_parameters_are_refused_until_they_exist() -> None:
 def test_a_module_without_learnable_parameters_is_refused(module: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"at least one learnable parameter: got none\. Set requires_grad=True"):
         FunctionalModule(module)
+
+
+def test_a_module_that_keeps_an_activation_can_be_adapted() -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+            self.last: torch.Tensor | None = None
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            self.last = self.layer(inputs)
+            return self.last
+
+    learner = fewstep.SupervisedLearner(Keeping(), nn.functional.mse_loss, fewstep.maml(fewstep.Sgd(0.05), 2))
+    support = fewstep.Batch(torch.randn(4, 3), torch.randn(4, 1))
+    assert learner.adapt(support, 2)(support.inputs).shape == (4, 1)

@@ -100,8 +100,9 @@ class FunctionalModule:
 
     def for_evaluation(self) -> FunctionalModule:
         """A copy in evaluation mode, which training this one leaves there."""
-        own = copy.deepcopy(self)
-        own.train(False)
+        # Of the original: the module in use may hold what a forward pass left in it, which cannot be copied.
+        own = FunctionalModule(self._original, self.normalization, second_order=self._second_order)
+        own.to(next(iter(self.params.values())).device).train(False)
         return own
 
     def statistics(self, params: Params, inputs: Any) -> Statistics:
