@@ -13,7 +13,7 @@ from tests.core.problems import assert_same
 from torch import nn
 
 import fewstep as library
-from fewstep.errors import NonFiniteError, RecipeError, RunError
+from fewstep.errors import EpisodeError, NonFiniteError, RecipeError, RunError
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.rl.environment import Continuous, Transition
 
@@ -269,3 +269,33 @@ def test_a_step_size_that_diverges_is_not_chosen(tmp_path: Path) -> None:
     tuning = [*SMALL, "meta.iterations=0", "evaluate.tune_inner_lr=[1e38, 0.5]"]
     run = library.train("navigation-pretrained", out=tmp_path / "run", settings=tuning)
     assert library.evaluate(run)["inner_lr"] == 0.5
+
+
+@pytest.mark.parametrize("kind", ["anil", "boil"])
+def test_the_head_of_a_policy_is_found(kind: str, tmp_path: Path) -> None:
+    run = library.train("navigation", out=tmp_path / kind, settings=[*SMALL, f"algorithm.kind={kind}"])
+    learner, task = library.load(run), torch.tensor([0.3, -0.2])
+    before, after = learner.meta.model, dict(learner.adapt(task, 1).named_parameters())
+    moved = {name for name, value in before.items() if not value.equal(after[name])}
+    heads = {"network.head.weight", "network.head.bias"}
+    assert moved == (heads if kind == "anil" else set(before) - heads)
+
+
+def test_what_was_learned_before_an_environment_fails_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    resets: list[int] = []
+
+    class Failing(Push):
+        def reset(self, tasks: Tensor, trajectories: int, generator: torch.Generator) -> tuple[Pushing, Tensor]:
+            resets.append(trajectories)
+            if len(resets) > 5:
+                raise EpisodeError("a wire came off")
+            return super().reset(tasks, trajectories, generator)
+
+    recipe = CUSTOM | {"meta": {"batch_size": 2, "iterations": 6}, "validation": {"every": 6, "tasks": 2}}
+    with pytest.raises(EpisodeError, match="a wire came off"):
+        library.train(recipe, out=tmp_path / "run", task_distribution=Failing())
+    assert "Stopped after iteration 2 of 6; saved" in caplog.text
+    run = library.train(recipe, out=tmp_path / "run", task_distribution=Push(), resume=True)
+    assert "begins again" not in caplog.text
+    whole = library.train(recipe, out=tmp_path / "whole", task_distribution=Push())
+    assert metrics(run) == metrics(whole)

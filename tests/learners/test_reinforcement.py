@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from tests.core.problems import DTYPE, assert_same, draw, seeded
@@ -198,6 +199,22 @@ def test_a_rejected_step_changes_nothing_and_training_goes_on() -> None:
     assert agent.step(tasks())["accepted"] == 0
     assert_same(agent.meta, before, atol=0, rtol=0)
     assert agent.iteration == 1
+
+
+def test_steps_that_are_rejected_again_and_again_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    agent = learner(algorithms.maml(Sgd(0.3)), trust_region=TrustRegion(candidates=0))
+    for _ in range(4):
+        agent.step(tasks())
+    assert not caplog.records
+    for _ in range(4):
+        agent.step(tasks())
+    assert [record.getMessage()[:27] for record in caplog.records] == ["5 trust-region steps in a r"]
+
+
+def test_a_policy_acts_on_arrays_as_environments_give_them() -> None:
+    policy = learner(algorithms.maml(Sgd(0.3))).adapt(torch.tensor([0.2, 0.3]))
+    observation = np.array([0.1, -0.4])
+    torch.testing.assert_close(policy(observation).mean, policy(torch.tensor([0.1, -0.4])).mean)
 
 
 def test_divergence_of_the_inner_loop_is_an_error_and_changes_nothing() -> None:

@@ -207,6 +207,16 @@ def test_published_accuracies_of_other_networks_and_of_the_baselines(changes, so
     assert (found.source, found.values) == (source, values)
 
 
+def returns(recipe="navigation", **changes):
+    return evaluation([1.0], recipe=recipe, algorithm="maml", metric="return", shots=None, **changes)
+
+
+def test_published_returns_are_of_the_papers_episodes():
+    assert published(returns(horizon=100))
+    assert published(returns(recipe="cheetah-direction", horizon=200, physics="paper"))
+    assert published(returns())  # evaluated before the length was stored
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -221,6 +231,9 @@ def test_published_accuracies_of_other_networks_and_of_the_baselines(changes, so
         omniglot([0.2], normalization="support"),
         omniglot([0.2], normalization=None),
         omniglot([0.2], recipe="omniglot-5way-1shot-context", normalization="support"),
+        returns(horizon=50),
+        returns(recipe="cheetah-direction", horizon=100),
+        returns(recipe="cheetah-direction", horizon=200, physics="gymnasium"),
     ],
 )
 def test_settings_that_the_paper_does_not_report_have_no_published_numbers(other):

@@ -17,6 +17,7 @@ from fewstep.core.rng import generator
 from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
 from fewstep.rl.environment import Continuous, Discrete
 from fewstep.rl.envs.family import GymnasiumFamily
+from fewstep.rl.envs.slots import SlotError, guarded
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -117,6 +118,11 @@ def test_an_environment_that_raises_is_named_with_its_task_and_where(workers, tw
     assert len(play(environment, [1.0, 1.0])) == 7  # and the family starts anew
     with pytest.raises(EpisodeError, match=r"`make` .* task \[12.0\] raised ValueError: no such toy"):
         play(environment, [1.0, 12.0])
+
+
+def test_an_environment_that_exits_is_named_too():
+    with pytest.raises(SlotError, match="SystemExit: 3"):
+        guarded(0, "step", lambda: sys.exit(3))
 
 
 def test_a_worker_that_dies_is_an_error_at_once_and_leaves_no_process_behind():

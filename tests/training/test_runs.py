@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -327,6 +328,23 @@ def test_divergence_stops_with_iteration_tasks_and_remedy_and_the_checkpoint_sta
     with pytest.raises(NonFiniteError, match=r"iteration 5 .*task 2 \(its support inputs\).*checkpoint.*stands"):
         loop.train(learner, Poisoned(), run, loop.Plan(8, 4), validate=dict)
     assert (run.path / "checkpoint.pt").read_bytes() == good
+
+
+def test_a_metric_that_is_not_finite_on_some_tasks_is_told_of_with_the_tasks(caplog):
+    def undefined_below_zero(outputs, targets):
+        return (outputs - targets).mean().sqrt()
+
+    metrics = {"root": undefined_below_zero}
+    result = fewstep.evaluate("sinusoid-10shot", tasks=6, steps=1, metrics=metrics)
+    assert result["metrics"]["root"][1]["mean"] is None
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert re.search(r"\d of 6 tasks of test have no finite root, and so it has no mean: task \d", message)
+
+
+def test_a_validation_without_a_mean_is_told_of(tmp_path, caplog):
+    settings = ("meta.iterations=2", "algorithm.inner_lr=1e30", "algorithm.kind=joint", "validation.steps=9")
+    train(tmp_path / "run", *settings, "validation.every=1")
+    assert "tasks of val have no finite loss" in caplog.text
 
 
 def test_a_diverging_inner_loop_is_named_as_such(tmp_path):

@@ -131,8 +131,15 @@ def build_rule(algorithm: MetaAlgorithm) -> UpdateRule:
     return rule
 
 
-def build_algorithm(algorithm: MetaAlgorithm, custom: AlgorithmFactory | None = None) -> algorithms.Algorithm:
+def build_algorithm(
+    algorithm: MetaAlgorithm, custom: AlgorithmFactory | None = None, within: str = ""
+) -> algorithms.Algorithm:
     """The algorithm of `core.algorithms` that the recipe names, or that the user's own function makes.
+
+    Args:
+        algorithm: What the recipe says of it.
+        custom: The user's own function.
+        within: What the names of the model's parameters begin with, where it is part of another module.
 
     Raises:
         RecipeError: The recipe asks for the user's own and there is none, or there is one and it does not.
@@ -151,7 +158,7 @@ def build_algorithm(algorithm: MetaAlgorithm, custom: AlgorithmFactory | None = 
         return made
     if algorithm.kind in ("anil", "boil"):
         named = {"anil": algorithms.anil, "boil": algorithms.boil}[algorithm.kind]
-        return named(rule, algorithm.steps, algorithm.head)
+        return named(rule, algorithm.steps, within + algorithm.head.removeprefix(within))
     if algorithm.kind == "joint":
         return algorithms.joint(rule)
     plain = {"maml": algorithms.maml, "fomaml": algorithms.fomaml, "reptile": algorithms.reptile}
@@ -192,11 +199,11 @@ def build_learner(
     metrics = own | dict(metrics or {})
     try:
         if isinstance(chosen, MetaAlgorithm):
-            made = build_algorithm(chosen, algorithm)
             if isinstance(recipe.loss, ReinforceLoss):
                 assert environment is not None
+                made = build_algorithm(chosen, within="network.")  # of the policy
                 return build_reinforcement_learner(recipe, model, made, environment, device)
-            return _supervised(recipe, model, made, loss, metrics, device)
+            return _supervised(recipe, model, build_algorithm(chosen, algorithm), loss, metrics, device)
         if algorithm is not None:
             raise RecipeError(f"algorithm.kind = {chosen.kind!r} takes no `algorithm=`: leave it out.")
         if isinstance(chosen, Averaging):

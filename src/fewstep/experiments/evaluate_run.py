@@ -25,7 +25,7 @@ from fewstep.experiments.runs import (
 from fewstep.experiments.transfer import transferred
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.tasks.table import TableTasks
-from fewstep.training.evaluation import Evaluation, measured, streams
+from fewstep.training.evaluation import Evaluation, measured, streams, tell_of_non_finite
 from fewstep.training.records import MORE_IS_BETTER
 
 if TYPE_CHECKING:
@@ -199,6 +199,7 @@ def evaluate_each(
             chosen = best[key]
             learner = learner_of(chosen)
             evaluation = _curves(learner, loaded, plan, split, progress)
+            tell_of_non_finite(evaluation, [metric_of(chosen), *(metrics or ())], split)
             result = described(chosen, plan, evaluation, split) | {
                 **({} if others is None else {"tasks_from": others}),
                 **errors(chosen, loaded, evaluation),

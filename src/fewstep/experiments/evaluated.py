@@ -40,6 +40,8 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "shots": plan.shots,
         "queries": plan.queries,
         "trajectories": plan.trajectories,
+        "horizon": getattr(recipe.tasks, "horizon", None),
+        "physics": getattr(recipe.tasks, "physics", None),
         "normalization": plan.normalization,
         "seed": recipe.seed,
         "steps": points(evaluation.curves[metric]),

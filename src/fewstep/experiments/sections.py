@@ -290,7 +290,7 @@ class MetaAlgorithm(Section):
     clip: PositiveFloat | None = None
     """Bound on every element of the inner gradient."""
     head: str = "head.*"
-    """Pattern of the head's parameters, for anil and boil."""
+    """Pattern of the head's parameters in the model, for anil and boil."""
     only: list[str] = []
     """Patterns of the parameters that the inner loop adapts; empty: all."""
     except_: list[str] = Field(default=[], alias="except")

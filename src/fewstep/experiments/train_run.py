@@ -33,7 +33,7 @@ from fewstep.experiments.runs import (
 from fewstep.learners.learner import begun_at
 from fewstep.training import loop
 from fewstep.training.checkpoint import load_meta, sha256
-from fewstep.training.evaluation import drawn
+from fewstep.training.evaluation import drawn, tell_of_non_finite
 from fewstep.training.evaluation import evaluate as evaluate_learner
 from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
 from fewstep.training.tensorboard import TensorBoard
@@ -238,6 +238,7 @@ def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[]
         )
         metric = metric_of(recipe)
         known = [name for name in ("loss", metric) if name in evaluation.curves]
+        tell_of_non_finite(evaluation, [metric], "val")
         last = {name: evaluation.curves[name][:, -1].mean().item() for name in known}
         return {"score": -last[metric] if metric in MORE_IS_BETTER else last[metric], "steps": steps, **last}
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MANY = 5
+"""Meta-updates in a row that come to nothing, after which it is no accident."""
+
 
 class Recording(NamedTuple):
     """All that a meta-update needs to know of a task's adaptation.
@@ -138,7 +141,7 @@ class ReinforcementLearner:
         check_rule(algorithm.rule, self.policy.params)
         self._try(environment.observation_size)
         self.environment, self.algorithm = environment, algorithm
-        self.iteration = 0
+        self.iteration = self._rejected = 0
         params = self.policy.params
         self.meta = MetaParams(params, algorithm.rule.hyperparameters(selected(params, algorithm.rule)))
         self._trajectories, self._discount, self._gae_lambda = trajectories, discount, gae_lambda
@@ -373,8 +376,15 @@ class ReinforcementLearner:
                 f"{report.objective_before} and a norm of {report.slope}. Lower the inner learning rate, or clip the "
                 "inner gradient (algorithm.clip), if the inner loop diverges; else look at the policy's own operations."
             )
-        if not report.accepted:
+        self._rejected = 0 if report.accepted else self._rejected + 1
+        if self._rejected:
             log.info("Iteration %d: no candidate of the line search improved; nothing changed", self.iteration + 1)
+        if self._rejected == _MANY:
+            log.warning(
+                "%d trust-region steps in a row found nothing better: so nothing is learned. Are observations or "
+                "rewards far from 1 in scale, or do all episodes have the same return?",
+                _MANY,
+            )
 
 
 def _kl_from_behaviour(policy: Any, recording: Recording) -> Tensor:

@@ -73,6 +73,10 @@ _TASKS = {
 """Tasks of the recipes that the paper has numbers for; not the oracle, which it shows as a curve only."""
 
 
+_HORIZONS = {"navigation": 100, "cheetah": 200, "ant": 200}
+"""Time steps of the paper's episodes, which returns are sums over."""
+
+
 def _sinusoid(one: float, five: float, ten: float) -> Published:
     return Published("Table 2", "600 tasks", "mse", {1: (one, None), 5: (five, None), 10: (ten, None)})
 
@@ -164,7 +168,8 @@ def published(evaluation: Mapping[str, Any]) -> Published | None:
 
     Returns:
         The numbers, or None where the paper has none: another recipe, algorithm, metric, number of ways or
-        shots, tasks of another recipe, meta-validation tasks, or images normalised otherwise than transductively.
+        shots, tasks of another recipe, meta-validation tasks, images normalised otherwise than transductively,
+        episodes of another length, or other physics.
     """
     setting = _Setting(
         _TASKS.get(evaluation["recipe"], ""),
@@ -177,6 +182,10 @@ def published(evaluation: Mapping[str, Any]) -> Published | None:
     if found is None or found.metric != evaluation["metric"] or evaluation["split"] != "test":
         return None
     if evaluation.get("tasks_from") is not None:  # the paper tests on the data set that it trains on
+        return None
+    if evaluation.get("horizon") not in (None, _HORIZONS.get(evaluation["recipe"].partition("-")[0])):
+        return None
+    if evaluation.get("physics") not in (None, "paper"):
         return None
     if "transductive" in found.protocol and evaluation.get("normalization") != "transductive":
         return None

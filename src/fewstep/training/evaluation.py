@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +15,15 @@ from fewstep.core.types import Task
 from fewstep.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
 
     from fewstep.learners.learner import Learner
     from fewstep.tasks.task import TaskDistribution
+
+
+log = logging.getLogger(__name__)
 
 
 class Evaluation(NamedTuple):
@@ -74,6 +78,24 @@ def evaluate(
         progress=progress,
     )
     return Evaluation(curves, fingerprint)
+
+
+def tell_of_non_finite(evaluation: Evaluation, metrics: Iterable[str], split: str) -> None:
+    """Warn of tasks that leave no mean over all of them, since a metric of theirs is not finite."""
+    for metric in metrics:
+        values = evaluation.curves[metric]
+        bad = (~values.isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            log.warning(
+                "%d of %d tasks of %s have no finite %s, and so it has no mean: task %s%s. Look for bad values in "
+                "their data; else adaptation to them diverges",
+                len(bad),
+                len(values),
+                split,
+                metric,
+                ", ".join(str(evaluation.names[i] if evaluation.names else i) for i in bad[:5]),
+                " ..." if len(bad) > 5 else "",
+            )
 
 
 def measured(

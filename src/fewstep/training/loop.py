@@ -16,7 +16,7 @@ import torch
 
 from fewstep.core.rng import derived_seed, generator
 from fewstep.core.trees import leaves
-from fewstep.errors import Interrupted, NonFiniteError, RunError
+from fewstep.errors import EpisodeError, Interrupted, NonFiniteError, RunError
 from fewstep.training.checkpoint import load_checkpoint, save_checkpoint, save_meta
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def train(
 
     Raises:
         Interrupted: A signal asked to stop; the checkpoint is written.
+        EpisodeError: An environment failed; the checkpoint is written.
         NonFiniteError: Training diverged; the last checkpoint stands.
         RunError: The run folder cannot be read or written.
     """
@@ -130,7 +131,13 @@ def train(
     began = learner.iteration
     with _stop_requests(has_begun=lambda: learner.iteration > began) as stop_requested:
         while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
-            metrics = _iterate(learner, tasks, plan, path, device)
+            try:
+                metrics = _iterate(learner, tasks, plan, path, device)
+            except EpisodeError:  # an environment failed, before anything was updated
+                if learner.iteration > began:
+                    save()
+                    log.warning("Stopped after iteration %d of %d; saved %s", learner.iteration, plan.iterations, path)
+                raise
             progress.add(metrics)
             for watcher in watchers:
                 watcher.update(learner.iteration, metrics)
@@ -212,7 +219,7 @@ def _validate(
     scores = validate()
     known = {name: value if math.isfinite(value) else None for name, value in scores.items()}  # JSON has no nan
     run.append_metrics({"iteration": learner.iteration, "split": "val", **known})
-    # A score that is not finite is never the best: adaptation diverged on some validation task.
+    # A score that is not finite is never the best.
     if math.isfinite(scores["score"]) and (progress.best is None or scores["score"] < progress.best):
         progress.best, progress.best_iteration, progress.stale = scores["score"], learner.iteration, 0
         save_meta(run.path / "best.safetensors", learner.meta, _about(learner))

@@ -142,5 +142,5 @@ def guarded(slot: int, doing: str, call: Callable[[], Any]) -> Any:
     """The user's code, whose every exception is worth a message that says which task it was."""
     try:
         return call()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SlotError(int(slot), doing, f"{type(error).__name__}: {error}", traceback.format_exc()) from error
