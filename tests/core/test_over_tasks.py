@@ -420,3 +420,12 @@ def test_two_processes_train_as_one() -> None:
         assert output.startswith("query loss "), errors
     one, two = (float(output.removeprefix("query loss ")) for output, _ in told)
     assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_what_cannot_be_mapped_is_told_of_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    def branches_on_a_number(shared: Tensor, task: Tensor) -> Tensor:
+        return task if task > shared else shared
+
+    assert auto()(branches_on_a_number)(torch.tensor(0.0), torch.tensor([1.0, -1.0])).tolist() == [1.0, 0.0]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "(in branches_on_a_number, test_over_tasks.py:" in message

@@ -7,6 +7,7 @@ compute the same numbers to rounding; they differ in speed and memory, and in th
 from __future__ import annotations
 
 import logging
+import traceback
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -213,7 +214,7 @@ def auto(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError) as error:
-                reason = str(error).strip().partition("\n")[0]
+                reason = _place(error) + str(error).strip().partition("\n")[0]
             drawn.restore()  # as if it had not been tried
             # If the fault was not vmap's, it comes again here, in terms of the function itself.
             result = apart(function)(shared, tasks)
@@ -224,3 +225,13 @@ def auto(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
         return mapped
 
     return over
+
+
+def _place(error: Exception) -> str:
+    """Where an operation cannot be mapped: the innermost line of the user's own code or of PyTorch's layers."""
+    inside = ("/fewstep/core/", "/fewstep/learners/", "/torch/")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = frame.filename.replace("\\", "/")
+        if "/torch/nn/" in path or not any(part in path for part in inside):
+            return f"in {frame.name}, {path.rpartition('/')[2]}:{frame.lineno}: "
+    return ""
