@@ -13,9 +13,10 @@ from tests.core.problems import assert_same
 from torch import nn
 
 import fewstep as library
-from fewstep.errors import EpisodeError, NonFiniteError, RecipeError, RunError
+from fewstep.errors import EpisodeError, FewstepError, NonFiniteError, RecipeError, RunError
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.rl.environment import Continuous, Transition
+from fewstep.rl.episodes import Episode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,6 +213,23 @@ def test_an_environment_and_a_network_of_your_own(tmp_path: Path) -> None:
         assert result["metric"] == "return"
         policy = library.load(run, task_distribution=Push(), model=model).adapt(torch.tensor([0.5]))
         assert policy(torch.zeros(1, 1)).mean.shape == (1, 1)
+
+
+def test_a_policy_is_loaded_without_its_environment_and_adapts_to_episodes(tmp_path: Path) -> None:
+    def record(policy: nn.Module) -> list[Episode]:
+        observations = torch.rand(4, 2)
+        return [Episode(observations, policy(observations).sample(), torch.rand(4))] * 3
+
+    recipe = CUSTOM | {"tasks": {"kind": "custom", "trajectories": 3, "reveal": True}}
+    run = library.train(recipe, out=tmp_path / "run", task_distribution=Push())
+    learner = library.load(run)
+    assert learner.environment.horizon == Push.horizon
+    policy = learner.adapt(record)
+    assert policy(torch.zeros(2)).mean.shape == (1,)
+    with pytest.raises(FewstepError, match=r"only its spaces are known .* task_distribution="):
+        learner.adapt(torch.tensor([0.3]))
+    with pytest.raises(RecipeError, match="pass them as `task_distribution=`"):
+        library.evaluate(run)
 
 
 def test_the_oracle_of_an_environment_of_your_own_sees_the_task(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.adapting.classifier import is_adapted, load_adapted
 from fewstep.errors import FewstepError
-from fewstep.experiments.build_reinforcement import build_environment
-from fewstep.experiments.runs import load_learner, open_run, recipe_of, tell_of_unfinished
+from fewstep.experiments.build_reinforcement import build_environment, remembered
+from fewstep.experiments.runs import load_learner, open_run, recipe_of, stored_data, tell_of_unfinished
 from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.experiments.build import AlgorithmFactory
+    from fewstep.experiments.config import Recipe
     from fewstep.learners.supervised import Loss
     from fewstep.rl.environment import Environment
 
@@ -39,7 +40,8 @@ def load(
         model: The module that the run was trained with, if it was passed from Python.
         loss: The loss, likewise.
         algorithm: The algorithm, likewise.
-        task_distribution: The environment, likewise; other learners need none.
+        task_distribution: The environment, likewise. Without it a policy adapts to recorded episodes alone; other
+            learners need none.
         checkpoint: "best" by validation, or "final".
         device: Where to compute.
 
@@ -60,8 +62,12 @@ def load(
     folder = open_run(run)
     tell_of_unfinished(folder, checkpoint)
     recipe = recipe_of(folder)
-    # Only one that learned by reinforcement has an environment of its own.
-    own = build_environment(recipe, task_distribution) if recipe.loss.kind == "reinforce" else None
+    own = _environment(folder, recipe, task_distribution) if recipe.loss.kind == "reinforce" else None
     return load_learner(
         folder, recipe, checkpoint, model=model, loss=loss, algorithm=algorithm, environment=own, device=device
     )
+
+
+def _environment(run: RunFolder, recipe: Recipe, custom: Environment | None) -> Environment:
+    spaces = (stored_data(run) or {}).get("environment")
+    return build_environment(recipe, custom) if custom is not None or spaces is None else remembered(spaces)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.running import plain, traced
 from fewstep.core.trust_region import TrustRegion
-from fewstep.errors import RecipeError
+from fewstep.errors import FewstepError, RecipeError
 from fewstep.experiments.sections import EnvironmentTasks, LocomotionTasks, NavigationTasks, ReinforceLoss
 from fewstep.learners.reinforcement import ReinforcementLearner
-from fewstep.rl.environment import Continuous, Discrete
+from fewstep.rl.environment import ActionSpace, Continuous, Discrete
 from fewstep.rl.policy import outputs_for, policy_for
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Generator, Tensor, nn
 
     from fewstep.core.algorithms import Algorithm
     from fewstep.experiments.config import Recipe
@@ -50,6 +50,45 @@ def build_environment(recipe: Recipe, custom: Environment | None = None) -> Envi
     else:
         environment = _checked(custom)
     return Revealed(environment) if tasks.reveal else environment
+
+
+def spaces_of(environment: Environment) -> dict[str, Any]:
+    """What a run remembers of an environment from Python, as plain values: enough to act without it."""
+    actions = environment.actions
+    kind = "continuous" if isinstance(actions, Continuous) else "discrete"
+    return {
+        "observation_size": int(environment.observation_size),
+        "actions": {"kind": kind, **asdict(actions)},
+        "horizon": int(environment.horizon),
+    }
+
+
+def remembered(spaces: dict[str, Any]) -> Environment:
+    """An environment that is known by its `spaces_of` alone: none to sample from."""
+    actions = dict(spaces["actions"])
+    kind = {"continuous": Continuous, "discrete": Discrete}[actions.pop("kind")]
+    return Absent(spaces["observation_size"], kind(**actions), spaces["horizon"])
+
+
+@dataclass(frozen=True)
+class Absent:
+    """An environment that is not at hand; see `Environment`."""
+
+    observation_size: int
+    actions: ActionSpace
+    horizon: int
+
+    def sample_tasks(self, num_tasks: int, generator: Generator) -> NoReturn:  # noqa: ARG002
+        """Raises FewstepError, since it cannot."""
+        raise FewstepError(
+            "This run's environment was passed from Python, and only its spaces are known without it. Adapt with a "
+            "function that acts with a policy and gives back episodes, or pass the environment: `fewstep.load(run, "
+            "task_distribution=...)`."
+        )
+
+    def reset(self, tasks: Tensor, trajectories: int, generator: Generator) -> NoReturn:  # noqa: ARG002
+        """Likewise."""
+        self.sample_tasks(len(tasks), generator)
 
 
 def _checked(custom: Environment | None) -> Environment:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fewstep.errors import DataError, RecipeError
-from fewstep.experiments.build_reinforcement import build_environment
+from fewstep.experiments.build_reinforcement import build_environment, spaces_of
 from fewstep.experiments.execution import checked_device
 from fewstep.experiments.sections import (
     FolderTasks,
@@ -340,8 +340,9 @@ def _of_enough_rows(groups: Mapping[str, Batch], tasks: TableTasks) -> dict[str,
 def _environment_data(recipe: Recipe, custom: Any) -> Data:
     """All splits are the same distribution, of which each stream draws tasks of its own."""
     environment = build_environment(recipe, custom)
+    record = {} if custom is None else {"environment": spaces_of(environment)}
     # A fixed rule, since what is random in an environment may depend on the tasks that are sampled together.
-    return Data(lambda split, shots, queries: Mdps(environment), {}, at_once=40, environment=environment)  # noqa: ARG005
+    return Data(lambda split, shots, queries: Mdps(environment), record, at_once=40, environment=environment)  # noqa: ARG005
 
 
 def _custom_data(custom: Any) -> Data:

@@ -27,6 +27,7 @@ from fewstep.errors import FewstepError, NonFiniteError
 from fewstep.learners.learner import take_over
 from fewstep.learners.stopwatch import Stopwatch
 from fewstep.rl.baseline import linear_baseline
+from fewstep.rl.episodes import as_trajectories
 from fewstep.rl.losses import mean_kl, reinforce_loss, surrogate_loss
 from fewstep.rl.returns import discounted_sums, generalized_advantages, standardized
 from fewstep.rl.sampling import sample_trajectories
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from fewstep.core.algorithms import Algorithm
     from fewstep.rl.environment import Environment
+    from fewstep.rl.episodes import Record
     from fewstep.rl.policy import Distribution
 
 log = logging.getLogger(__name__)
@@ -315,33 +317,53 @@ class ReinforcementLearner:
             returns += [torch.full_like(returns[0], math.nan)] * (steps + 1 - len(returns))
         return {"return": torch.stack(returns[-1:] if last_only else returns, dim=1)}
 
-    def adapt(self, task: Tensor, steps: int | None = None, seed: int = 0) -> nn.Module:
-        """Adapt to one task of the environment.
+    def adapt(self, task: Tensor | Record, steps: int | None = None, seed: int = 0) -> nn.Module:
+        """Adapt to one task.
 
         Args:
-            task: Its parameters `[parameters]`, as the environment knows it.
+            task: Its parameters `[parameters]`, as the environment knows it; or a function that acts in it: it is
+                given the policy before each step, and gives back episodes for the step to learn from.
             steps: Inner steps; by default as many as in training, one where those are none.
-            seed: Of the trajectories that it learns from.
+            seed: Of the trajectories that it learns from, where they are of the environment.
 
         Returns:
             The policy, an ordinary module from observations `[..., features]` to a `Distribution`.
 
         Raises:
-            FewstepError: The task is no vector.
+            FewstepError: The task is neither, or what was recorded are no episodes.
+            NonFiniteError: What was recorded is not finite, or the adaptation diverged.
         """
+        steps = max(self.algorithm.steps, 1) if steps is None else counted(steps)
+        if callable(task):
+            return self._adapted_by(task, steps)
         came: Any = task
         if not isinstance(came, Tensor) or came.dim() != 1:
             what = list(came.shape) if isinstance(came, Tensor) else type(came).__name__
             raise FewstepError(
-                f"A task is a tensor [parameters]: got {what}. Give one task, a single number as `torch.tensor([0.3])`."
+                f"A task is a tensor [parameters]: got {what}. Give one task, a single number as "
+                "`torch.tensor([0.3])`, or a function that acts with a policy and gives back episodes."
             )
-        steps = max(self.algorithm.steps, 1) if steps is None else steps
         (width,) = self.environment.sample_tasks(1, generator(seed)).shape[1:]
         if len(came) != width:
             raise FewstepError(f"A task of this environment has {width} numbers: got {len(came)}.")
         tasks = Mdp(task[None], torch.tensor([seed]))
         *_, last = self.rollouts(tasks, steps)
         return self.policy.as_module(index(last.params, 0))
+
+    @torch.no_grad()
+    def _adapted_by(self, record: Record, steps: int) -> nn.Module:
+        """Each step learns from what is recorded with the policy before it."""
+        shared = {name: leaf[None] for name, leaf in self.meta.model.items()}
+        support: list[Experience] = []  # grows while the path is walked, as in `_adaptation`
+        meta = MetaParams(shared, self.meta.rule)
+        path = adaptation_path(self._inner_loss_of_all, meta, support, InEachTask(self._test_rule))
+        params = next(path)
+        for _ in range(steps):
+            policy = self.policy.as_module(index(params, 0))
+            like = next(iter(params.values()))
+            support.append(self._experience(as_trajectories(record(policy), self.environment, like)))
+            params = next(path)
+        return self.policy.as_module(index(params, 0))
 
     def constants(self) -> str:
         """Fingerprint of what the policy holds beside its learnable parameters."""

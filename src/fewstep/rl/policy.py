@@ -162,8 +162,8 @@ def outputs_for(actions: ActionSpace) -> int:
 def draw_noise(actions: ActionSpace, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """What `Distribution.sample` turns into actions: `[*shape, size]` normal, or `[*shape]` uniform."""
     if isinstance(actions, Continuous):
-        return torch.randn(*shape, actions.size, generator=generator)
-    return torch.rand(*shape, generator=generator)
+        return torch.randn((*shape, actions.size), generator=generator)
+    return torch.rand(shape, generator=generator)
 
 
 def _apply(network: nn.Module, observations: Any, outputs: int) -> Tensor:

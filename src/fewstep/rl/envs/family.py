@@ -22,8 +22,8 @@ import torch
 from fewstep.core import rng
 from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
 from fewstep.rl.environment import ActionSpace, Continuous, Discrete, Transition, check_tasks
-from fewstep.rl.envs import extras
 from fewstep.rl.envs.slots import SlotError, Slots, guarded
+from fewstep.rl.envs.spaces import Spaces
 from fewstep.rl.envs.workers import Workers
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ class GymnasiumFamily:
         self._workers = workers
         self._runner: Slots | Workers | None = None
         self._played = 0
-        self._observations, self._space = self._spaces()
-        self.actions: ActionSpace = _actions(self._space)
+        self._spaces = self._of_one()
+        self.actions: ActionSpace = self._spaces.actions
 
     @property
     def observation_size(self) -> int:
         """Features of one observation."""
-        return int(np.prod(self._observations.shape))
+        return self._spaces.observation_size
 
     def sample_tasks(self, num_tasks: int, generator: Generator) -> Tensor:
         """Draw tasks, `[tasks, parameters]`.
@@ -151,23 +151,11 @@ class GymnasiumFamily:
             raise
 
     def native(self, actions: Tensor) -> npt.NDArray[Any]:
-        """A policy's actions in the environments' own terms, for their `step`.
+        """A policy's actions in the environments' own terms, for their `step`; see `Spaces.native`."""
+        return self._spaces.native(actions)
 
-        Args:
-            actions: Elements in [-1, 1], or what is beyond brought there, `[..., size]`; or indices of choices `[...]`.
-
-        Returns:
-            Elements of the bounded Box that [-1, 1] is mapped to, or choices, `[..., *shape of the space]`.
-        """
-        given = actions.detach().cpu().numpy()
-        if isinstance(self.actions, Discrete):
-            return given.astype(np.int64) + self._space.start
-        low, high = self._space.low, self._space.high
-        given = np.clip(given, -1.0, 1.0).reshape(*given.shape[:-1], *self._space.shape)
-        return np.clip(low + (given + 1.0) / 2.0 * (high - low), low, high).astype(self._space.dtype)
-
-    def _spaces(self) -> tuple[Any, Any]:
-        """The spaces of observations and of actions, from an environment that is made for this alone."""
+    def _of_one(self) -> Spaces:
+        """The spaces of an environment that is made for this alone."""
         task = self.sample_tasks(1, rng.generator(0, "spaces"))[0].double().numpy()
         try:
             environment = guarded(0, "make", partial(self._make, task))
@@ -177,14 +165,10 @@ class GymnasiumFamily:
             raise FewstepError(
                 f"`make` must return a Gymnasium environment for a task: got {environment!r}. Does it lack a `return`?"
             )
-        observations, actions = environment.observation_space, environment.action_space
-        environment.close()
-        if not isinstance(observations, extras.gymnasium().spaces.Box):
-            raise FewstepError(
-                f"Observations are expected to be a Box: got {observations}. Wrap the environment, for instance in "
-                "gymnasium.wrappers.FlattenObservation."
-            )
-        return observations, actions
+        try:
+            return Spaces(environment)
+        finally:
+            environment.close()
 
 
 @final
@@ -245,18 +229,6 @@ class FamilyEpisodes:
                 f"Actions are finite numbers: got one that is not, in task {task}, trajectory {trajectory}, at time "
                 f"{self._time}. The policy has diverged: lower the step size, of the inner loop first."
             )
-
-
-def _actions(space: Any) -> ActionSpace:
-    spaces = extras.gymnasium().spaces
-    if isinstance(space, spaces.Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, spaces.Box) and space.is_bounded():
-        return Continuous(int(np.prod(space.shape)))
-    raise FewstepError(
-        f"Actions are expected to be Discrete, or a Box with finite bounds: got {space}. Wrap the environment in a "
-        "gymnasium.ActionWrapper that has such a space and translates its actions."
-    )
 
 
 def _failed(task: Floats, error: SlotError) -> EpisodeError:

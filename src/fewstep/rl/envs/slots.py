@@ -85,7 +85,7 @@ class Slots:
         """Act in every slot whose episode goes on, with actions in the environment's own terms, `[slots, ...]`."""
         rewards = np.zeros(len(self._environments))
         for slot in np.flatnonzero(~self._ended).tolist():
-            stepped = guarded(slot, "step", partial(_step, self._environments[slot], actions[slot]))
+            stepped = guarded(slot, "step", partial(act, self._environments[slot], actions[slot]))
             self._observations[slot], rewards[slot], self._ended[slot] = stepped
         return Stepped(self._observations.copy(), rewards, self._ended.copy())
 
@@ -100,17 +100,19 @@ class Slots:
         environment = self._environments[slot]
         if self._set_task is not None:
             guarded(slot, "set_task", partial(self._set_task, environment, task))
-        return guarded(slot, "reset", partial(_reset, environment, seed))
+        return guarded(slot, "reset", partial(begin, environment, seed))
 
 
-def _reset(environment: Any, seed: int) -> Floats:
+def begin(environment: Any, seed: int | None) -> Floats:
+    """The first observation of an episode, flat; raises TypeError or ValueError where it is not as Gymnasium has it."""
     result = environment.reset(seed=seed)
     if not isinstance(result, tuple) or len(result) != 2:  # pyright: ignore[reportUnknownArgumentType]
         raise TypeError(f"Gymnasium's `reset` gives an observation and a dict of information: got {_named(result)}")
     return _flat(environment, result[0])
 
 
-def _step(environment: Any, action: Any) -> tuple[Floats, float, bool]:
+def act(environment: Any, action: Any) -> tuple[Floats, float, bool]:
+    """What an action leads to: the observation, flat, the reward, whether the episode has ended; raises likewise."""
     result = environment.step(action)
     if not isinstance(result, tuple) or len(result) != 5:  # pyright: ignore[reportUnknownArgumentType]
         raise TypeError(
