@@ -62,9 +62,12 @@ def main() -> None:
     )
     print("| lambda | cosine between two gradients of a task | length of a gradient |\n|---|---|---|")
     for factor, learner in zip(args.lambdas, learners, strict=True):
-        gradient = vmapped(torch.func.grad(learner._inner_loss))
+        gradient = vmapped(torch.func.grad(learner._rollouts.inner_loss))
         one, other = (
-            torch.cat([leaf.flatten(1) for leaf in leaves(gradient(r.params, learner._experience(r.trajectories)))], 1)
+            torch.cat(
+                [leaf.flatten(1) for leaf in leaves(gradient(r.params, learner._rollouts.experience(r.trajectories)))],
+                1,
+            )
             for r in sampled
         )
         cosines = torch.nn.functional.cosine_similarity(one, other).tolist()

@@ -211,7 +211,7 @@ def test_more_that_cannot_run_is_refused_by_key(setting, words):
     "key", ["meta.clip_norm=1.0", "meta.schedule=cosine", "loss.scale=3.0", "model={kind='custom'}"]
 )
 def test_averaging_refuses_what_it_would_ignore(key):
-    assert "averaging' cannot follow" in refusal(key, source="sinusoid-averaging")
+    assert "has no meaning with algorithm.kind = 'averaging'" in refusal(key, source="sinusoid-averaging")
 
 
 def test_learned_rates_are_not_tuned():

@@ -158,7 +158,7 @@ class NormalizedSgd:
 @pytest.mark.parametrize("rule", [Momentum(0.2), NormalizedSgd(), LearnedSgd(0.2, per="tensor"), Adam(0.01)])
 def test_the_replay_of_each_task_arrives_where_its_adaptation_did(rule: Any) -> None:
     agent = learner(algorithms.maml(rule, steps=3))
-    *_, last = agent._adaptation(tasks(), 3, 5, agent.algorithm.rule, Stopwatch())
+    *_, last = agent._rollouts.along(agent.meta, tasks(), 3, 5, agent.algorithm.rule, Stopwatch())
     recording, _ = agent._collect(tasks(), Stopwatch())
     for task in range(3):
         assert_same(index(last.params, task), agent._adapted(agent.meta, index(recording, task)))

@@ -431,10 +431,41 @@ def test_what_is_no_function_is_told_an_example(how):
 def test_metrics_are_single_numbers_with_names_of_their_own():
     each = lambda outputs, targets: (outputs - targets).abs()  # noqa: E731
     learner = sinusoid_learner(metrics={"error": each})
-    with pytest.raises(ValueError, match=r"The metric 'error' returns one number .* got a tensor \(10, 1\)"):
+    with pytest.raises(ValueError, match=r"The metric 'error' must return one number .* got a tensor \(10, 1\)"):
         learner.evaluate(Sinusoid().sample(2, generator(0, "tasks")), 1)
     with pytest.raises(ValueError, match="give this one another name"):
         sinusoid_learner(metrics={"loss": each})
+
+
+@pytest.mark.parametrize(
+    ("loss", "inputs", "targets", "said"),
+    [
+        (functional.mse_loss, torch.zeros(5, 3), torch.zeros(5), r"\[5, 2\], with its targets, float32 \[5\]: Using a"),
+        (functional.mse_loss, torch.zeros(5, 3), torch.zeros(3, 2), r"with its targets, float32 \[3, 2\]: The size"),
+        (functional.cross_entropy, torch.zeros(5, 3), torch.zeros(5), r"float32 \[5\]: .* indices of classes, int64"),
+        (functional.cross_entropy, torch.zeros(5, 3), torch.full((5,), 2), "Target 2 is out of bounds. Targets"),
+        (functional.mse_loss, torch.zeros(5, 4), torch.zeros(5, 2), r"the inputs of one task, float32 \[5, 4\]: mat1"),
+        (functional.mse_loss, torch.zeros(5, 3).int(), torch.zeros(5, 2), r"the inputs of one task, int32 \[5, 3\]"),
+    ],
+    ids=["column-missing", "fewer-targets", "float-labels", "label-too-large", "features", "whole-numbers"],
+)
+def test_examples_that_do_not_fit_are_told_with_their_shapes(loss, inputs, targets, said):
+    learner = SupervisedLearner(nn.Linear(3, 2), loss, maml(Sgd(0.1)))
+    with pytest.raises(ValueError, match=said):
+        learner.adapt(Batch(inputs, targets))
+
+
+def test_a_module_that_names_the_precision_itself_is_told_of_as_others_are():
+    learner = SupervisedLearner(nn.GRU(3, 2), lambda outputs, targets: outputs[0].sum(), maml(Sgd(0.1)))
+    with pytest.raises(ValueError, match="precision of the parameters, float32: got float64"):
+        learner.adapt(Batch(torch.zeros(5, 4, 3).double(), torch.zeros(5)))
+
+
+def test_an_empty_query_set_is_told_of():
+    examples = Batch(torch.zeros(2, 5, 3), torch.zeros(2, 5, 2))
+    learner = SupervisedLearner(nn.Linear(3, 2), functional.mse_loss, maml(Sgd(0.1)))
+    with pytest.raises(NonFiniteError, match=r"task 0 \(no query examples\), .* A query set has at least one"):
+        learner.step(Task(examples, Batch(*(leaf[:, :0] for leaf in examples))))
 
 
 def test_a_task_without_the_axis_of_tasks_is_refused():
@@ -458,7 +489,7 @@ def test_tasks_that_require_gradients_leave_no_graph_behind():
 )
 def test_a_loss_that_is_not_one_number_is_told_so(loss, came):
     learner = SupervisedLearner(mlp(1, 1, [16]), loss, maml(Sgd(0.02)))
-    with pytest.raises(ValueError, match=f"A loss returns one number as a tensor without axes: got {came}"):
+    with pytest.raises(ValueError, match=f"The loss must return one number as a tensor without axes: got {came}"):
         learner.step(Sinusoid().sample(2, generator(0, "tasks")))
 
 

@@ -138,7 +138,7 @@ class Recipe(Section):
         }
         if any(ignored.values()):
             named = ", ".join(key for key, given in ignored.items() if given)
-            raise ValueError(f"algorithm.kind = 'averaging' cannot follow {named}: remove it")
+            raise ValueError(f"{named} has no meaning with algorithm.kind = 'averaging': remove it")
 
 
 def check_reinforcement(recipe: Recipe) -> None:
@@ -160,7 +160,7 @@ def check_reinforcement(recipe: Recipe) -> None:
         raise ValueError(f"{_named(given)} goes with loss.kind = 'reinforce': remove it")
     ignored = _without_meaning(recipe)
     if reinforces and any(ignored.values()):
-        raise ValueError(f"loss.kind = 'reinforce' cannot follow {_named(ignored)}: remove it")
+        raise ValueError(f"{_named(ignored)} has no meaning with loss.kind = 'reinforce': remove it")
 
 
 def _given_for_reinforcement(recipe: Recipe) -> dict[str, bool]:

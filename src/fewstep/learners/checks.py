@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -98,23 +99,47 @@ def check_model(
     with cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
         try:
             outputs = module.check_pure(support.inputs)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             own, came = _precisions(module.params), _precisions(support.inputs)
             if own.isdisjoint(came) and came:
                 raise ValueError(
                     f"Inputs have the precision of the parameters, {', '.join(sorted(own))}: got "
                     f"{', '.join(sorted(came))}. Convert them, with .float() for instance."
                 ) from error
-            raise
+            if isinstance(error, ValueError):  # says itself what it wants
+                raise
+            raise ValueError(
+                f"The module cannot take the inputs of one task, {_described(support.inputs)}: {_words(error)}. They "
+                "are [examples, ...], of the type that its first layer computes with."
+            ) from error
         for name, metric in metrics.items():
-            value = metric(outputs, support.targets)
+            what = "The loss" if name == "loss" else f"The metric {name!r}"
+            try:
+                with warnings.catch_warnings():  # a column less and the mean is over all pairs
+                    warnings.filterwarnings("error", message="Using a target size")
+                    value = metric(outputs, support.targets)
+            except (RuntimeError, ValueError, IndexError, UserWarning) as error:
+                raise ValueError(
+                    f"{what} cannot compare what the module gives for one task, {_described(outputs)}, with its "
+                    f"targets, {_described(support.targets)}: {_words(error)}. Targets of cross-entropy are indices of "
+                    "classes, int64 [examples]; of squared errors, floats shaped as the outputs are."
+                ) from error
             if not isinstance(value, Tensor) or value.dim() != 0:
                 came = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                what = "A loss" if name == "loss" else f"The metric {name!r}"
                 raise ValueError(
-                    f"{what} returns one number as a tensor without axes: got {came}. Take the mean over the "
+                    f"{what} must return one number as a tensor without axes: got {came}. Take the mean over the "
                     "examples, and compute it with PyTorch alone."
                 )
+
+
+def _described(tree: Any) -> str:
+    """Types and shapes, "float32 [5, 1]" for instance."""
+    each = [f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}" for leaf in leaves(tree)]
+    return ", ".join(each) or type(tree).__name__
+
+
+def _words(error: Exception) -> str:
+    return str(error).strip().rstrip(".")
 
 
 def _precisions(tree: Any) -> set[str]:
@@ -136,7 +161,9 @@ def non_finite(
         support_losses = over_tasks(lambda meta, task: support_loss(meta.model, task.support))(meta, group)
         gradients, query_losses = over_tasks(task_gradient)(meta, group)
         for i, query_loss in enumerate(query_losses):
-            if bad := _bad_examples(group, i):
+            if not all(len(leaf[i]) for leaf in leaves(group.query) if leaf.dim() > 1):
+                came, remedy = "no query examples", "A query set has at least one."
+            elif bad := _bad_examples(group, i):
                 came, remedy = f"its {bad}", "Look for bad values in the data."
             elif not math.isfinite(support_losses[i]):
                 came, remedy = f"support loss {support_losses[i].item()}", _DIVERGED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from fewstep.core.adapt import adapt, adaptation_path
+from fewstep.core.adapt import adapt
 from fewstep.core.algorithms import expect_algorithm
 from fewstep.core.context import vmapped
 from fewstep.core.expect import counted, expect_number, expect_whole
@@ -18,20 +18,17 @@ from fewstep.core.meta import QueryGradient
 from fewstep.core.normalization import BATCH_NORMS
 from fewstep.core.over_tasks import vectorized
 from fewstep.core.rng import generator
-from fewstep.core.rules import InEachTask, Slowed, UpdateRule, check_rule, selected
+from fewstep.core.rules import Slowed, UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
 from fewstep.core.trees import detach, index, part
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
 from fewstep.core.types import MetaParams, OverTasks, Params
 from fewstep.errors import FewstepError, NonFiniteError
 from fewstep.learners.learner import take_over
+from fewstep.learners.rollouts import Rollout, Rollouts
 from fewstep.learners.stopwatch import Stopwatch
-from fewstep.rl.baseline import linear_baseline
-from fewstep.rl.episodes import as_trajectories
-from fewstep.rl.losses import mean_kl, reinforce_loss, surrogate_loss
-from fewstep.rl.returns import discounted_sums, generalized_advantages, standardized
-from fewstep.rl.sampling import sample_trajectories
-from fewstep.rl.trajectories import Experience, Mdp, Trajectories
+from fewstep.rl.losses import mean_kl, surrogate_loss
+from fewstep.rl.trajectories import Experience, Mdp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
     from fewstep.rl.environment import Environment
     from fewstep.rl.episodes import Record
-    from fewstep.rl.policy import Distribution
 
 log = logging.getLogger(__name__)
 
@@ -61,29 +57,16 @@ class Recording(NamedTuple):
     behaviour: Any
 
 
-class Rollout(NamedTuple):
-    """Where the adaptation to all tasks stands.
-
-    Attributes:
-        params: Adapted so far, each leaf `[tasks, ...]`.
-        trajectories: Sampled with them.
-        experience: The same as a gradient step sees it.
-    """
-
-    params: Params
-    trajectories: Trajectories
-    experience: Experience
-
-
 @final
 class ReinforcementLearner:
     """MAML for reinforcement learning (Algorithm 3): REINFORCE inside, a trust-region step outside.
 
     Sampling depends on the parameters, and it cannot be differentiated. So an iteration has two parts. `_collect`
-    adapts to every task with fresh trajectories for each step, and writes down what it sampled; it records no
-    gradient. `_adapted` then *replays* that adaptation on what was written down, as a function of the meta-parameters:
-    the trajectories are constants, the inner gradients are not. The replay alone is what the meta-update
-    differentiates, and evaluates at other meta-parameters. Both walk the same `core.adapt.adaptation_path`.
+    adapts to every task with fresh trajectories for each step (`Rollouts`), and writes down what it sampled; it
+    records no gradient. `_adapted` then *replays* that adaptation on what was written down, as a function of the
+    meta-parameters: the trajectories are constants, the inner gradients are not. The replay alone is what the
+    meta-update differentiates, and evaluates at other meta-parameters. Both walk the same
+    `core.adapt.adaptation_path`.
 
     Args:
         environment: The distribution of tasks.
@@ -146,13 +129,13 @@ class ReinforcementLearner:
         self.iteration = self._rejected = 0
         params = self.policy.params
         self.meta = MetaParams(params, algorithm.rule.hyperparameters(selected(params, algorithm.rule)))
-        self._trajectories, self._discount, self._gae_lambda = trajectories, discount, gae_lambda
+        self._rollouts = Rollouts(environment, self.policy, discount=discount, gae_lambda=gae_lambda, run=run)
+        self._trajectories = trajectories
         self._trust_region, self._curvature_every = trust_region or TrustRegion(), curvature_every
         self._test_rule: UpdateRule = algorithm.rule if later_steps == 1 else Slowed(algorithm.rule, later_steps)
         self._over_tasks = over_tasks or vectorized()
         self._each_policy = vmapped(self.policy)
         self._kl = Divergence(self._adapted_policy, _kl_from_behaviour)
-        self._act = run(vmapped(self._action))
 
     def _try(self, features: int) -> None:
         like = next(iter(self.policy.params.values()))
@@ -202,7 +185,7 @@ class ReinforcementLearner:
     def _collect(self, tasks: Mdp, watch: Stopwatch) -> tuple[Recording, list[Tensor]]:
         """Adapt to every task and sample with what comes of it; what was sampled, and the average returns."""
         steps = self.algorithm.steps
-        path = list(self._adaptation(tasks, steps, self._trajectories, self.algorithm.rule, watch))
+        path = list(self._rollouts.along(self.meta, tasks, steps, self._trajectories, self.algorithm.rule, watch))
         *support, query = [rollout.experience for rollout in path]
         behaviour = self._each_policy(path[-1].params, query.observations)
         recording = Recording(tuple(support), query, behaviour)
@@ -218,11 +201,7 @@ class ReinforcementLearner:
 
     def _adapted(self, meta: MetaParams, recording: Recording) -> Params:
         """theta'_i as a function of the meta-parameters: the adaptation to one task, replayed (lines 6-7)."""
-        return adapt(self._inner_loss, meta, recording.support, self.algorithm.rule)
-
-    def _inner_loss(self, params: Params, experience: Experience) -> Tensor:
-        """L_i of equation 4, of one task."""
-        return reinforce_loss(self.policy(params, experience.observations), experience)
+        return adapt(self._rollouts.inner_loss, meta, recording.support, self.algorithm.rule)
 
     def _adapted_policy(self, meta: MetaParams, recording: Recording) -> Any:
         """What it does at the observations of the query trajectories."""
@@ -231,46 +210,6 @@ class ReinforcementLearner:
     def _surrogate(self, meta: MetaParams, recording: Recording) -> Tensor:
         """What the meta-update lowers: the surrogate loss of the adapted policy on its own trajectories."""
         return surrogate_loss(self._adapted_policy(meta, recording), recording.behaviour, recording.query)
-
-    @torch.no_grad()
-    def _adaptation(
-        self, tasks: Mdp, steps: int, trajectories: int, rule: UpdateRule, watch: Stopwatch
-    ) -> Iterator[Rollout]:
-        """Sample, take a step, sample with what came of it, and so on: in all tasks at once (lines 5-8)."""
-        shared = {name: leaf.expand(len(tasks.seed), *leaf.shape) for name, leaf in self.meta.model.items()}
-        support: list[Experience] = []
-        # Walks along `support` while it grows: each step learns from what was sampled with the parameters before it.
-        meta = MetaParams(shared, self.meta.rule)
-        path = adaptation_path(self._inner_loss_of_all, meta, support, InEachTask(rule))
-        for step, params in zip(range(steps + 1), path, strict=False):
-            watch.lap("adaptation")
-            sampled = self._sampled(params, tasks, trajectories, step)
-            watch.lap("sampling")
-            support.append(self._experience(sampled))
-            watch.lap("baseline")
-            yield Rollout(params, sampled, support[-1])
-
-    def _inner_loss_of_all(self, params: Params, experience: Experience) -> Tensor:
-        """Sum over tasks, each with parameters of its own, so that its gradient is every task's own gradient."""
-        return vmapped(self._inner_loss)(params, experience).sum()
-
-    def _sampled(self, params: Params, tasks: Mdp, trajectories: int, step: int) -> Trajectories:
-        def act(observations: Tensor, noise: Tensor) -> Tensor:
-            return self._act(params, observations, noise)
-
-        like = next(iter(params.values()))
-        return sample_trajectories(self.environment, act, tasks, trajectories, step, like)
-
-    def _action(self, params: Params, observations: Tensor, noise: Tensor) -> Tensor:
-        policy: Distribution = self.policy(params, observations)
-        return policy.sample(noise)
-
-    def _experience(self, sampled: Trajectories) -> Experience:
-        """Advantages against a baseline fitted to the same trajectories, standardised for each task."""
-        expected = linear_baseline(sampled, discounted_sums(sampled.rewards, self._discount))
-        advantages = generalized_advantages(sampled.rewards, expected, self._discount, self._gae_lambda)
-        advantages = standardized(advantages, sampled.mask)
-        return Experience(sampled.observations, sampled.actions, advantages, sampled.mask)
 
     def rollouts(self, tasks: Mdp, steps: int, trajectories: int | None = None) -> Iterator[Rollout]:
         """Adapt to tasks as at test, with fresh trajectories for every step; keeps no graph.
@@ -288,7 +227,7 @@ class ReinforcementLearner:
             NonFiniteError: The adaptation diverged.
         """
         asked = self._trajectories if trajectories is None else trajectories
-        yield from self._adaptation(tasks, counted(steps), asked, self._test_rule, Stopwatch())
+        yield from self._rollouts.along(self.meta, tasks, counted(steps), asked, self._test_rule, Stopwatch())
 
     def evaluate(
         self, tasks: Mdp, steps: int, trajectories: int | None = None, *, last_only: bool = False
@@ -335,7 +274,7 @@ class ReinforcementLearner:
         """
         steps = max(self.algorithm.steps, 1) if steps is None else counted(steps)
         if callable(task):
-            return self._adapted_by(task, steps)
+            return self._rollouts.recorded(self.meta, task, steps, self._test_rule)
         came: Any = task
         if not isinstance(came, Tensor) or came.dim() != 1:
             what = list(came.shape) if isinstance(came, Tensor) else type(came).__name__
@@ -349,21 +288,6 @@ class ReinforcementLearner:
         tasks = Mdp(task[None], torch.tensor([seed]))
         *_, last = self.rollouts(tasks, steps)
         return self.policy.as_module(index(last.params, 0))
-
-    @torch.no_grad()
-    def _adapted_by(self, record: Record, steps: int) -> nn.Module:
-        """Each step learns from what is recorded with the policy before it."""
-        shared = {name: leaf[None] for name, leaf in self.meta.model.items()}
-        support: list[Experience] = []  # grows while the path is walked, as in `_adaptation`
-        meta = MetaParams(shared, self.meta.rule)
-        path = adaptation_path(self._inner_loss_of_all, meta, support, InEachTask(self._test_rule))
-        params = next(path)
-        for _ in range(steps):
-            policy = self.policy.as_module(index(params, 0))
-            like = next(iter(params.values()))
-            support.append(self._experience(as_trajectories(record(policy), self.environment, like)))
-            params = next(path)
-        return self.policy.as_module(index(params, 0))
 
     def constants(self) -> str:
         """Fingerprint of what the policy holds beside its learnable parameters."""
