@@ -5,6 +5,11 @@ Each message has three parts: what was expected, what came, what to do.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class FewstepError(Exception):
     """Base of every error that the command line reports as one message instead of a traceback."""
@@ -23,7 +28,16 @@ class RunError(FewstepError):
 
 
 class NonFiniteError(FewstepError):
-    """A loss or a meta-gradient became infinite or not-a-number; nothing was updated with it."""
+    """A loss or a meta-gradient became infinite or not-a-number; nothing was updated with it.
+
+    Args:
+        message: What and where.
+        tasks: Positions in the meta-batch of the tasks at fault, where these are known.
+    """
+
+    def __init__(self, message: str, tasks: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.tasks = frozenset(tasks)
 
 
 class Interrupted(FewstepError):  # noqa: N818  (a request that was honoured, not a fault)

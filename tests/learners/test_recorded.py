@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fewstep.core import algorithms
-from fewstep.core.rules import Momentum
+from fewstep.core.rules import Momentum, Sgd
 from fewstep.errors import EpisodeError, NonFiniteError
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.rl.envs.bandit import Bandit
@@ -81,6 +81,20 @@ def test_indices_of_choices_may_be_whole_numbers_of_any_kind() -> None:
         return [Episode(torch.ones(3, 1), actions, (actions == 2).double())] * 2
 
     assert agent.adapt(record)(torch.ones(1)).logits.shape == (4,)
+
+
+@pytest.mark.parametrize("actions", [[0, 1, 4], [0, -1, 2], [0.0, 1.5, 2.0]])
+def test_choices_that_there_are_none_of_are_an_error(actions: list[float]) -> None:
+    recorded = [Episode(torch.ones(3, 1), torch.tensor(actions), torch.rand(3))]
+    with pytest.raises(EpisodeError, match=r"whole numbers below 4: got \[0"):
+        learner(Bandit(arms=4, horizon=3)).adapt(lambda policy: recorded)
+
+
+@pytest.mark.parametrize("lr", [1e20, 1e39])
+def test_a_policy_that_diverges_on_what_was_recorded_is_an_error(lr: float) -> None:
+    agent = ReinforcementLearner(NAVIGATION, policy_for(NAVIGATION.actions, nn.Linear(2, 2)), algorithms.maml(Sgd(lr)))
+    with pytest.raises(NonFiniteError, match="after 2 steps the policy is not"):
+        agent.adapt(lambda policy: [episode()._replace(observations=1e20 * torch.rand(4, 2))], steps=2)
 
 
 @pytest.mark.parametrize(

@@ -47,24 +47,32 @@ def illustrate(
         environment = learner.environment
         seen = environment.environment if isinstance(environment, Revealed) else environment
         if isinstance(seen, Navigation) and isinstance(distribution, Mdps):
-            write_json(run.path / "illustration.json", _walks(distribution, learner, plan))
+            _keep(run, _walks(distribution, learner, plan))
     elif curve is not None and (data.standardization is None or data.standardization.columns == (1, 1)):
         tasks = run.config["tasks"]
         columns = {"columns": [tasks["inputs"][0], tasks["targets"][0]]} if tasks["kind"] == "table" else {}
-        examples = _predictions(curve, data, learner.adapt, plan)
-        if not examples:
-            (run.path / "illustration.json").unlink(missing_ok=True)  # of an evaluation before
-            return
-        write_json(run.path / "illustration.json", [example | columns for example in examples])
+        _keep(run, [example | columns for example in _predictions(curve, data, learner.adapt, plan)])
+
+
+def _keep(run: RunFolder, examples: list[dict[str, Any]]) -> None:
+    """Write what there is; without any, that of an evaluation before goes."""
+    path = run.path / "illustration.json"
+    if examples:
+        write_json(path, examples)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _walks(distribution: Mdps, learner: ReinforcementLearner, plan: Evaluate) -> list[dict[str, Any]]:
     """Positions of a few episodes, to the end of each."""
     tasks = distribution.sample(2, generator(plan.seed, "illustrate"))
     examples: list[dict[str, Any]] = [{"goal": goal, "walks": {}} for goal in tasks.parameters.tolist()]
-    for step, rollout in enumerate(learner.rollouts(tasks, plan.steps, plan.trajectories)):
-        if step not in {0, 1, plan.steps}:
-            continue
+    try:
+        rollouts = list(learner.rollouts(tasks, plan.steps, plan.trajectories))
+    except NonFiniteError:  # the evaluation itself says so, with returns that are none
+        return []
+    for step in sorted({0, min(1, plan.steps), plan.steps}):
+        rollout = rollouts[step]
         positions, mask = rollout.trajectories.observations[..., :2], rollout.trajectories.mask > 0
         for i, example in enumerate(examples):
             walks = zip(positions[i, :_WALKS], mask[i, :_WALKS], strict=True)

@@ -20,7 +20,7 @@ from fewstep.core.over_tasks import vectorized
 from fewstep.core.rng import generator
 from fewstep.core.rules import Slowed, UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import detach, index, part
+from fewstep.core.trees import detach, index, leaves
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
 from fewstep.core.types import MetaParams, OverTasks, Params
 from fewstep.errors import FewstepError, NonFiniteError
@@ -137,6 +137,11 @@ class ReinforcementLearner:
         self._each_policy = vmapped(self.policy)
         self._kl = Divergence(self._adapted_policy, _kl_from_behaviour)
 
+    def __repr__(self) -> str:
+        """In a line: what is learned, and how far it is."""
+        size = sum(leaf.numel() for leaf in leaves(self.meta))
+        return f"ReinforcementLearner of {size:,} meta-parameters after {self.iteration:,} iterations; {self.algorithm}"
+
     def _try(self, features: int) -> None:
         like = next(iter(self.policy.params.values()))
         try:
@@ -230,7 +235,7 @@ class ReinforcementLearner:
         yield from self._rollouts.along(self.meta, tasks, counted(steps), asked, self._test_rule, Stopwatch())
 
     def evaluate(
-        self, tasks: Mdp, steps: int, trajectories: int | None = None, *, last_only: bool = False
+        self, tasks: Mdp, steps: int, *, trajectories: int | None = None, last_only: bool = False
     ) -> dict[str, Tensor]:
         """Average returns along the adaptation to each task; takes the arguments of `rollouts`.
 
@@ -241,19 +246,11 @@ class ReinforcementLearner:
         Raises:
             NonFiniteError: What is sampled is not finite before any step, which is no fault of the adaptation.
         """
-        returns: list[Tensor] = []
-        try:
-            for rollout in self.rollouts(tasks, steps, trajectories):
-                returns.append(rollout.trajectories.average_return().cpu())  # noqa: PERF401  (kept where a later one raises)
-        except NonFiniteError:
-            if not returns:
-                raise
-            if len(tasks.seed) > 1:  # the others go on: each by itself
-                log.warning("A task diverged: all %d are adapted to one by one, rounding otherwise", len(tasks.seed))
-                each = [part(tasks, i, i + 1) for i in range(len(tasks.seed))]
-                curves = [self.evaluate(task, steps, trajectories, last_only=last_only)["return"] for task in each]
-                return {"return": torch.cat(curves)}
-            returns += [torch.full_like(returns[0], math.nan)] * (steps + 1 - len(returns))
+        asked = self._trajectories if trajectories is None else trajectories
+        path = self._rollouts.along(
+            self.meta, tasks, counted(steps), asked, self._test_rule, Stopwatch(), tolerant=True
+        )
+        returns = [_returns(rollout) for rollout in path]
         return {"return": torch.stack(returns[-1:] if last_only else returns, dim=1)}
 
     def adapt(self, task: Tensor | Record, steps: int | None = None, seed: int = 0) -> nn.Module:
@@ -336,3 +333,10 @@ class ReinforcementLearner:
 def _kl_from_behaviour(policy: Any, recording: Recording) -> Tensor:
     """What bounds the meta-update: how far the adapted policy is from the one that sampled."""
     return mean_kl(recording.behaviour, policy, recording.query.mask)
+
+
+def _returns(rollout: Rollout) -> Tensor:
+    """Average return of each task `[tasks]`; nan where the adaptation diverged."""
+    returns = rollout.trajectories.average_return().cpu()
+    returns[sorted(rollout.diverged)] = math.nan
+    return returns

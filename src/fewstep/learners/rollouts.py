@@ -10,8 +10,9 @@ from fewstep.core.adapt import adaptation_path
 from fewstep.core.context import vmapped
 from fewstep.core.rules import InEachTask, UpdateRule
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import index
+from fewstep.core.trees import index, leaves
 from fewstep.core.types import MetaParams, Params
+from fewstep.errors import NonFiniteError
 from fewstep.rl.baseline import linear_baseline
 from fewstep.rl.episodes import as_trajectories
 from fewstep.rl.losses import reinforce_loss
@@ -38,11 +39,13 @@ class Rollout(NamedTuple):
         params: Adapted so far, each leaf `[tasks, ...]`.
         trajectories: Sampled with them.
         experience: The same as a gradient step sees it.
+        diverged: Tasks that act as before adaptation, since theirs diverged.
     """
 
     params: Params
     trajectories: Trajectories
     experience: Experience
+    diverged: frozenset[int] = frozenset()
 
 
 @final
@@ -83,7 +86,15 @@ class Rollouts:
 
     @torch.no_grad()
     def along(
-        self, meta: MetaParams, tasks: Mdp, steps: int, trajectories: int, rule: UpdateRule, watch: Stopwatch
+        self,
+        meta: MetaParams,
+        tasks: Mdp,
+        steps: int,
+        trajectories: int,
+        rule: UpdateRule,
+        watch: Stopwatch,
+        *,
+        tolerant: bool = False,
     ) -> Iterator[Rollout]:
         """Sample, take a step, sample with what came of it, and so on: in all tasks at once (lines 5-8).
 
@@ -94,19 +105,32 @@ class Rollouts:
             trajectories: Episodes of each task for a step.
             rule: The inner-loop rule, as one task sees it.
             watch: Told what the time goes into.
+            tolerant: Whether a task whose adaptation diverges leaves the others what they are.
 
         Yields:
             Where the adaptation stands: before the first step and after each.
+
+        Raises:
+            NonFiniteError: A task diverged and that is not tolerated, or is no fault of its adaptation.
         """
         support: list[Experience] = []
         path = self._path(meta, len(tasks.seed), support, rule)
+        diverged = frozenset[int]()
         for step, params in zip(range(steps + 1), path, strict=False):
             watch.lap("adaptation")
-            sampled = self._sampled(params, tasks, trajectories, step)
+            while True:
+                try:
+                    acting = _with_some_of(params, meta.model, diverged)
+                    sampled = self._sampled(acting, tasks, trajectories, step)
+                    break
+                except NonFiniteError as error:
+                    if not (tolerant and step and error.tasks - diverged):
+                        raise
+                    diverged |= error.tasks  # and again, from the same streams
             watch.lap("sampling")
             support.append(self.experience(sampled))
             watch.lap("baseline")
-            yield Rollout(params, sampled, support[-1])
+            yield Rollout(params, sampled, support[-1], diverged)
 
     @torch.no_grad()
     def recorded(self, meta: MetaParams, record: Record, steps: int, rule: UpdateRule) -> nn.Module:
@@ -130,7 +154,10 @@ class Rollouts:
             like = next(iter(params.values()))
             support.append(self.experience(as_trajectories(episodes, self._environment, like)))
             params = next(path)
-        return self._policy.as_module(index(params, 0))
+        policy = self._policy.as_module(index(params, 0))
+        if support:
+            _check_adapted(policy, support[-1], steps)
+        return policy
 
     def _path(self, meta: MetaParams, tasks: int, support: list[Experience], rule: UpdateRule) -> Iterator[Params]:
         """Walks along `support` while it grows: each step learns from what was sampled with the parameters before."""
@@ -151,3 +178,24 @@ class Rollouts:
     def _action(self, params: Params, observations: Tensor, noise: Tensor) -> Tensor:
         policy: Distribution = self._policy(params, observations)
         return policy.sample(noise)
+
+
+def _with_some_of(params: Params, start: Params, tasks: frozenset[int]) -> Params:
+    """Parameters of all tasks, of some of them those at the start."""
+    if not tasks:
+        return params
+    chosen = sorted(tasks)
+    mixed = {name: leaf.clone() for name, leaf in params.items()}
+    for name, leaf in mixed.items():
+        leaf[chosen] = start[name]
+    return mixed
+
+
+def _check_adapted(policy: nn.Module, seen: Experience, steps: int) -> None:
+    """See that a policy, which nothing has acted with yet, can act where the one before it did."""
+    choice: Distribution = policy(seen.observations)
+    if not all(leaf.isfinite().all() for leaf in [*policy.parameters(), *leaves(choice)]):
+        raise NonFiniteError(
+            f"Adaptation must stay finite: after {steps} steps the policy is not. Check the scale of observations and "
+            "rewards, take fewer steps, or train with a lower inner learning rate."
+        )

@@ -83,8 +83,15 @@ def _checked(episode: Any, number: int, environment: Environment, like: Tensor) 
             )
         if not values.isfinite().all():
             raise NonFiniteError(f"{name.capitalize()} must be finite: got one that is not in {where}. Leave it out.")
-    actions = actions.to(like) if isinstance(environment.actions, Continuous) else actions.to(like.device).long()
-    return Episode(observations.to(like), actions, rewards.to(like))
+    if isinstance(environment.actions, Continuous):
+        return Episode(observations.to(like), actions.to(like), rewards.to(like))
+    chosen, count = actions.long(), environment.actions.count
+    if not ((chosen == actions) & (chosen >= 0) & (chosen < count)).all():
+        raise EpisodeError(
+            f"Actions are indices of choices, whole numbers below {count}: got {actions.tolist()} in {where}. Give "
+            "them as the policy gave them."
+        )
+    return Episode(observations.to(like), chosen.to(like.device), rewards.to(like))
 
 
 def _tensor(values: Any, where: str) -> Tensor:

@@ -134,5 +134,6 @@ def _check_finite(sampled: Trajectories, step: int) -> None:
     raise NonFiniteError(
         f"Observations, actions and rewards must be finite: {name} "
         f"{f'after inner step {step}' if step else 'before adaptation'} are infinite or nan in {int(tasks.sum())} of "
-        f"{len(tasks)} tasks (the first is task {int(tasks.nonzero()[0])}), from time step {time} on. {cure}"
+        f"{len(tasks)} tasks (the first is task {int(tasks.nonzero()[0])}), from time step {time} on. {cure}",
+        tasks.nonzero().flatten().tolist(),
     )

@@ -203,13 +203,14 @@ class FamilyEpisodes:
         """Values `[slots, entries]` as `[tasks, trajectories, entries]`."""
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
-            slot = int(np.flatnonzero(~finite)[0])
+            bad = np.flatnonzero(~finite)
+            slot, others = int(bad[0]), len(bad) - 1
             task, trajectory = divmod(slot, self._shape[1])
-            others = int((~finite).sum()) - 1
             raise NonFiniteError(
                 f"{what} are finite numbers: got one that is not {when}, in task {task} ({self._rows[slot].tolist()}), "
                 f"trajectory {trajectory}{f', and in {others} more episodes' if others else ''}. Look into the "
-                "environment of this task."
+                "environment of this task.",
+                (bad // self._shape[1]).tolist(),
             )
         return torch.from_numpy(values).to(self._dtype).view(*self._shape, -1)
 
@@ -224,10 +225,12 @@ class FamilyEpisodes:
         if isinstance(space, Discrete) and not ((actions >= 0) & (actions < space.count)).all():
             raise FewstepError(f"An action is an index below {space.count}: got {actions.min()} to {actions.max()}.")
         if not actions.isfinite().all():
-            task, trajectory = (~actions.isfinite()).nonzero()[0, :2].tolist()
+            bad = (~actions.isfinite()).nonzero()
+            task, trajectory = bad[0, :2].tolist()
             raise NonFiniteError(
                 f"Actions are finite numbers: got one that is not, in task {task}, trajectory {trajectory}, at time "
-                f"{self._time}. The policy has diverged: lower the step size, of the inner loop first."
+                f"{self._time}. The policy has diverged: lower the step size, of the inner loop first.",
+                bad[:, 0].tolist(),
             )
 
 

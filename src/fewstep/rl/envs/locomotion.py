@@ -199,10 +199,12 @@ class LocomotionEpisodes:
         return rewards
 
     def _no_number(self, actions: Floats) -> NonFiniteError:
-        task, trajectory = divmod(int(np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]), self._shape[1])
+        bad = np.flatnonzero(~np.isfinite(actions).all(axis=1))
+        task, trajectory = divmod(int(bad[0]), self._shape[1])
         return NonFiniteError(
             f"Actions are finite numbers: got one that is not, in task {task}, trajectory {trajectory}, at time "
-            f"{self._time}. The policy has diverged: lower the step size, of the inner loop first."
+            f"{self._time}. The policy has diverged: lower the step size, of the inner loop first.",
+            (bad // self._shape[1]).tolist(),
         )
 
 
