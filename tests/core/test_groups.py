@@ -66,10 +66,12 @@ def test_groups_that_cannot_be_are_refused() -> None:
         Groups({"*": 0.1})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="lr comes twice"):
         meta_params(MODEL.params, Groups({"*weight": LearnedSgd(0.1, "scalar"), "*": LearnedSgd(0.1, "scalar")}))
-    with pytest.raises(ValueError, match=r"Groups expects patterns that match a parameter: 'nothing\.\*'"):
+    with pytest.raises(ValueError, match=r"Groups expects patterns that each choose a parameter: 'nothing\.\*'"):
         check_rule(Only("*", Groups({"nothing.*": Sgd(0.1), "*": Sgd(0.1)})), MODEL.params)
-    with pytest.raises(ValueError, match="Only expects patterns that match a parameter: 'nothing'"):
+    with pytest.raises(ValueError, match="Only expects patterns that each choose a parameter: 'nothing'"):
         check_rule(Groups({"*": Only("nothing", Sgd(0.1))}), MODEL.params)
+    with pytest.raises(ValueError, match=r"'\*bias' chooses none .* the special ones before '\*'"):
+        check_rule(Groups({"*": Sgd(0.1), "*bias": Sgd(0.5)}), MODEL.params)
 
 
 def test_groups_are_values() -> None:

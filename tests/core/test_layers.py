@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from fewstep.core.layers import ROOT, by_layer, exactly, movement
+from fewstep.core.layers import ROOT, by_layer, escaped, movement
 
 
 def test_parameters_belong_to_the_module_that_holds_them():
@@ -19,7 +19,7 @@ def test_parameters_belong_to_the_module_that_holds_them():
 
 
 def test_patterns_match_their_names_and_no_others():
-    [pattern] = exactly(["odd[0]*.weight"])
+    [pattern] = escaped(["odd[0]*.weight"])
     assert fnmatchcase("odd[0]*.weight", pattern)
     assert not fnmatchcase("odd0x.weight", pattern)
 

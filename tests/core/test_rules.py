@@ -208,13 +208,13 @@ def test_a_rule_that_means_something_for_the_model_passes_the_check(rule: Update
     [
         (
             Only("tail.*", Sgd(0.1)),
-            r"Only expects patterns that match.*'tail\.\*' matches none of body\.weight",
+            r"Only expects patterns that.*'tail\.\*' chooses none of body\.weight",
         ),
         (
             Detached(Clipped(Except("tail.*", Sgd(0.1)), 1.0)),
-            r"Except expects patterns that match.*'tail\.\*'",
+            r"Except expects patterns that.*'tail\.\*'",
         ),
-        (Only(("head.*", "head"), Sgd(0.1)), r"'head' matches none .*Use shell patterns such as 'head\.\*'"),
+        (Only(("head.*", "head"), Sgd(0.1)), r"'head' chooses none .*Use shell patterns such as 'head\.\*'"),
         (Except("*", Sgd(0.1)), r"must adapt at least one parameter.*selects none of body\.weight.*Change"),
         (Only("head.*", Except("head.*", Sgd(0.1))), "must adapt at least one parameter"),
     ],

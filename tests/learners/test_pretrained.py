@@ -139,7 +139,7 @@ def test_a_new_head_is_the_same_for_every_task_and_run_and_zero_means_equal_chan
 def test_the_nearest_neighbour_is_that_of_a_plain_computation(distance, normalization):
     one = learner("nearest_neighbour", distance=distance, dtype=torch.float64)
     tasks = new_tasks(5, torch.float64)
-    curves = one.evaluate(tasks, 7, normalization)
+    curves = one.evaluate(tasks, 7, normalization=normalization)
     assert curves["accuracy"].shape == (5, 1)
     network = FunctionalModule(feature_network(ConvNet(CLASSES, image_size=8, filters=8, blocks=2)).double())
     params = {name: one.meta.model[name] for name in network.params}

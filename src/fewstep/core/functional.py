@@ -175,7 +175,9 @@ class FunctionalModule:
         learnable = {parameter.data_ptr() for parameter in self._module.parameters() if parameter.requires_grad}
         digest = hashlib.sha256()
         for name, value in sorted(fixed.items()):
-            if value.data_ptr() not in learnable:
+            if not isinstance(value, torch.Tensor):  # a module's own extra state
+                digest.update(f"{name} {value!r}".encode())
+            elif value.data_ptr() not in learnable:
                 digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 

@@ -54,6 +54,11 @@ class Groups:
         group = self._group(name)
         return group is not None and self.rules[group].selects(name)
 
+    def unused(self, params: Params) -> list[str]:
+        """Patterns of groups without members: others before them have all that they match, or they match nothing."""
+        used = {self._group(name) for name in params}
+        return [pattern for group, pattern in enumerate(self.patterns) if group not in used]
+
     def hyperparameters(self, params: Params) -> Params:
         """Those of all groups.
 

@@ -26,7 +26,7 @@ def by_layer(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {layer: tuple(held) for layer, held in layers.items()}
 
 
-def exactly(names: Iterable[str]) -> tuple[str, ...]:
+def escaped(names: Iterable[str]) -> tuple[str, ...]:
     """Patterns for `Only` and `Except` that match these names and no others."""
     return tuple(escape(name) for name in names)
 

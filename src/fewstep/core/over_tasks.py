@@ -36,7 +36,8 @@ def vectorized(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
 
     Args:
         chunk_size: Tasks computed together: bounds memory. None takes all.
-        run: How the batched computation runs, for instance `traced`.
+        run: How the batched computation runs, for instance `traced`. Its results stay what they are when it runs on
+            the next chunk: those of `captured` do not, which belongs to the learner.
     """
     if chunk_size is not None:
         expect_whole("chunk_size", chunk_size)
@@ -57,7 +58,7 @@ def sequential(run: Run = plain) -> OverTasks:
     """One task after the other: runs every module, and holds the graph of one task at a time.
 
     Args:
-        run: How the computation for one task runs.
+        run: How the computation for one task runs; as for `vectorized`, not `captured`.
     """
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped

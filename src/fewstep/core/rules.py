@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, final, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -379,6 +379,13 @@ class InEachTask(_Wrapper):
         return vmapped(one)(params, grads, state)
 
 
+@runtime_checkable
+class _Choosy(Protocol):
+    """What chooses parameters by patterns."""
+
+    def unused(self, params: Params) -> list[str]: ...
+
+
 @dataclass(frozen=True)
 class _Patterned(_Wrapper):
     """A wrapper that chooses parameters by name; a pattern that matches none is a mistake, not a choice."""
@@ -392,6 +399,10 @@ class _Patterned(_Wrapper):
 
     def matches(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+    def unused(self, params: Params) -> list[str]:
+        """Patterns that mean nothing for such parameters."""
+        return [each for each in self.patterns if not any(fnmatchcase(name, each) for name in params)]
 
 
 @final
@@ -425,14 +436,13 @@ def check_rule(rule: UpdateRule, params: Params) -> None:
         ValueError: A pattern matches no parameter, or the rule adapts none.
     """
     for part in _parts(rule):
-        patterns: tuple[str, ...] = getattr(part, "patterns", ())
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in params):
-                raise ValueError(
-                    f"{type(part).__name__} expects patterns that match a parameter: {pattern!r} matches none of "
-                    f"{', '.join(params)}. Use shell patterns such as 'head.*' or '*.bias' that match these names; "
-                    "anil and boil take theirs as `head`."
-                )
+        unused: list[str] = part.unused(params) if isinstance(part, _Choosy) else []
+        for pattern in unused:
+            raise ValueError(
+                f"{type(part).__name__} expects patterns that each choose a parameter: {pattern!r} chooses none of "
+                f"{', '.join(params)}. Use shell patterns such as 'head.*' or '*.bias' that match these names, in "
+                "Groups the special ones before '*'; anil and boil take theirs as `head`."
+            )
     if not selected(params, rule):
         raise ValueError(
             f"The inner loop must adapt at least one parameter: {rule} selects none of {', '.join(params)}. "
@@ -441,8 +451,9 @@ def check_rule(rule: UpdateRule, params: Params) -> None:
 
 
 def _parts(rule: UpdateRule) -> Iterator[UpdateRule]:
-    """A rule and all that it is made of."""
+    """A rule and all that it is made of: what wraps others, one of your own too, has them as `rule` or `rules`."""
     yield rule
-    inner: tuple[UpdateRule, ...] = getattr(rule, "rules", (rule.rule,) if isinstance(rule, _Wrapper) else ())
+    whole: Any = rule
+    inner: list[UpdateRule] = [*getattr(whole, "rules", ()), *([whole.rule] if hasattr(whole, "rule") else [])]
     for each in inner:
         yield from _parts(each)

@@ -116,11 +116,11 @@ class AveragingLearner:
         return self._mean.adapt(support, steps)
 
     def evaluate(
-        self, tasks: Any, steps: int, normalization: Normalization | None = None, *, last_only: bool = False
+        self, tasks: Any, steps: int, *, normalization: Normalization | None = None, last_only: bool = False
     ) -> dict[str, Tensor]:
         """Fine-tune the average network; see `SupervisedLearner.evaluate`."""
         self._mean.load_meta(self.meta)
-        return self._mean.evaluate(tasks, steps, normalization, last_only=last_only)
+        return self._mean.evaluate(tasks, steps, normalization=normalization, last_only=last_only)
 
     def constants(self) -> str:
         """As for `SupervisedLearner`."""

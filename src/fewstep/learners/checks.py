@@ -60,15 +60,15 @@ def check_numbers(**given: float | None) -> None:
             expect_number(name, number)
 
 
-def check_examples(examples: Any) -> None:
-    """See that the examples of one task are a batch of tensors, with at least one example.
+def check_examples(examples: Any, kind: str = "support") -> None:
+    """See that the support or query examples of one task are a batch of tensors, with at least one example.
 
     Raises:
         ValueError: They are not.
     """
     if not isinstance(examples, Batch):
         raise ValueError(
-            "A support set is a Batch of inputs and targets of one task, fewstep.Batch(inputs, targets): got "
+            f"A {kind} set is a Batch of inputs and targets of one task, fewstep.Batch(inputs, targets): got "
             f"{type(examples).__name__}."
         )
     strangers = set[str]()
@@ -84,7 +84,7 @@ def check_examples(examples: Any) -> None:
             f"Examples are tensors: got {', '.join(sorted(strangers))}. Make them of arrays with torch.as_tensor."
         )
     if any(tensor.dim() and len(tensor) == 0 for tensor in tensors):
-        raise ValueError("A support set has at least one example: got none.")
+        raise ValueError(f"A {kind} set has at least one example: got none.")
 
 
 def check_model(
@@ -161,9 +161,7 @@ def non_finite(
         support_losses = over_tasks(lambda meta, task: support_loss(meta.model, task.support))(meta, group)
         gradients, query_losses = over_tasks(task_gradient)(meta, group)
         for i, query_loss in enumerate(query_losses):
-            if not all(len(leaf[i]) for leaf in leaves(group.query) if leaf.dim() > 1):
-                came, remedy = "no query examples", "A query set has at least one."
-            elif bad := _bad_examples(group, i):
+            if bad := _bad_examples(group, i):
                 came, remedy = f"its {bad}", "Look for bad values in the data."
             elif not math.isfinite(support_losses[i]):
                 came, remedy = f"support loss {support_losses[i].item()}", _DIVERGED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fewstep.core.layers import by_layer, exactly
+from fewstep.core.layers import by_layer, escaped
 from fewstep.core.rules import Except, Only, UpdateRule, selected
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def sensitivity(
     """
     gains: dict[str, Tensor] = {}
     for layer, names in by_layer(learner.meta.model).items():
-        alone = Only(exactly(names), learner.algorithm.rule)
+        alone = Only(escaped(names), learner.algorithm.rule)
         if selected(learner.meta.model, alone):
-            losses = learner.evaluate(tasks, steps, normalization, alone)["loss"]
+            losses = learner.evaluate(tasks, steps, normalization=normalization, rule=alone)["loss"]
             gains[layer] = losses[:, :1] - losses
     return gains
 
@@ -77,8 +77,8 @@ def feature_learning(
     rule = learner.algorithm.rule
     parts: dict[str, UpdateRule] = {
         "everything": rule,
-        "head": Only(exactly(head), rule),
-        "rest": Except(exactly(head), rule),
+        "head": Only(escaped(head), rule),
+        "rest": Except(escaped(head), rule),
     }
     return {part: _curves(learner, tasks, steps, normalization, part_rule) for part, part_rule in parts.items()}
 
@@ -92,6 +92,6 @@ def _curves(
 ) -> dict[str, Tensor]:
     """As `SupervisedLearner.evaluate`; a rule that adapts nothing leaves every metric as it was."""
     if selected(learner.meta.model, rule):
-        return learner.evaluate(tasks, steps, normalization, rule)
-    before = learner.evaluate(tasks, 0, normalization)
+        return learner.evaluate(tasks, steps, normalization=normalization, rule=rule)
+    before = learner.evaluate(tasks, 0, normalization=normalization)
     return {name: values.expand(-1, steps + 1) for name, values in before.items()}

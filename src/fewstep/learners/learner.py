@@ -27,7 +27,7 @@ class Learner(Protocol):
 
     @property
     def meta(self) -> MetaParams:
-        """All that the outer loop has learned so far."""
+        """All that the outer loop has learned so far; `step` may change its tensors in place: clone what is to stay."""
         ...
 
     def step(self, tasks: Any) -> dict[str, float]:

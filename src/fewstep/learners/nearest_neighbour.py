@@ -90,8 +90,8 @@ class NearestNeighbour:
         self,
         tasks: Task | Sequence[Task],
         steps: int = 0,  # noqa: ARG002
-        normalization: Normalization | None = None,
         *,
+        normalization: Normalization | None = None,
         last_only: bool = False,  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """Query metrics; there are no steps.

@@ -68,11 +68,11 @@ class PretrainedLearner:
         return self._few_shot.adapt(support, steps)
 
     def evaluate(
-        self, tasks: Any, steps: int, normalization: Normalization | None = None, *, last_only: bool = False
+        self, tasks: Any, steps: int, *, normalization: Normalization | None = None, last_only: bool = False
     ) -> dict[str, Tensor]:
         """Metrics on few-shot tasks, as for `SupervisedLearner` where it is fine-tuned, `[tasks, 1]` of neighbours."""
         self._share()
-        return self._few_shot.evaluate(tasks, steps, normalization, last_only=last_only)
+        return self._few_shot.evaluate(tasks, steps, normalization=normalization, last_only=last_only)
 
     def constants(self) -> str:
         """As for `SupervisedLearner`."""

@@ -114,6 +114,11 @@ class SupervisedLearner:
         self._schedule = schedule(self._optimizer) if schedule else None
         self._axes: int | None = None
 
+    def __repr__(self) -> str:
+        """In a line: what is learned, and how far it is."""
+        size = sum(leaf.numel() for leaf in self._leaves)
+        return f"SupervisedLearner of {size:,} meta-parameters after {self.iteration:,} iterations; {self.algorithm}"
+
     @torch.no_grad()  # gradients are taken by functions; tasks that require them would keep the graph
     def step(self, tasks: Task | Sequence[Task]) -> dict[str, float]:
         """One meta-update (Algorithm 2, lines 4-10): theta <- theta - beta grad sum_i L_i(theta'_i).
@@ -176,9 +181,9 @@ class SupervisedLearner:
         self,
         tasks: Task | Sequence[Task],
         steps: int,
+        *,
         normalization: Normalization | None = None,
         rule: UpdateRule | None = None,
-        *,
         last_only: bool = False,
     ) -> dict[str, Tensor]:
         """Query metrics along the adaptation to each task; keeps no graph.
@@ -194,11 +199,13 @@ class SupervisedLearner:
             For each metric, `[tasks, S + 1]`: before the first step and after each. Or `[tasks, 1]`.
 
         Raises:
-            ValueError: `steps` is negative, or the policy is not one that this learner can follow.
+            ValueError: `steps` is negative, the policy is not one that this learner can follow, or the rule's
+                patterns do not fit its parameters.
         """
         policy = policy_followed(normalization, self.normalization)
         key = (counted(steps), policy, rule or self.algorithm.rule, last_only)
         if key not in self._curves:
+            check_rule(key[2], self.module.params)
             self._curves[key] = self._curve(*key)
         curves = self._mapped(self._curves[key], tasks)
         return {name: torch.stack(values, dim=1).cpu() for name, values in curves.items()}
@@ -234,8 +241,14 @@ class SupervisedLearner:
         """Go on from a `state_dict`.
 
         Raises:
-            ValueError: It belongs to another model or rule.
+            ValueError: It belongs to another model, rule, optimizer or schedule.
         """
+        own, came = _outer_loop(self.state_dict()), _outer_loop(state)
+        if not (own[0] <= came[0] or came[0] <= own[0]) or own[1] != came[1]:  # other versions of torch have more keys
+            raise ValueError(
+                "The state is of a learner with another optimizer or schedule: expected one with "
+                f"{_in_words(own)}, got one with {_in_words(came)}. Build the learner as the one that was saved."
+            )
         self.load_meta(MetaParams(**state["meta"]))
         self._optimizer.load_state_dict(state["optimizer"])
         if self._schedule:
@@ -328,7 +341,9 @@ class SupervisedLearner:
         if self.device.type != "cpu":
             groups = [to_device(group, self.device) for group in groups]
         if self._axes is None:
-            self._check_model(index(groups[0], 0).support)
+            first = index(groups[0], 0)
+            check_examples(first.query, "query")
+            self._check_model(first.support)
         return groups
 
     def _check_model(self, support: Batch) -> None:
@@ -345,3 +360,14 @@ class SupervisedLearner:
                 axes,
                 self._axes,
             )
+
+
+def _outer_loop(state: dict[str, Any]) -> tuple[frozenset[str], bool]:
+    """What tells the kind of an optimizer, and whether there is a schedule."""
+    groups: list[dict[str, Any]] = state["optimizer"]["param_groups"]
+    return frozenset(groups[0]), state["schedule"] is not None
+
+
+def _in_words(outer_loop: tuple[frozenset[str], bool]) -> str:
+    keys, scheduled = outer_loop
+    return f"{', '.join(sorted(keys - {'params'}))} and {'a' if scheduled else 'no'} schedule"
