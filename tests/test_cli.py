@@ -71,6 +71,11 @@ def test_train_evaluate_plot_and_compare_work_together(fewstep, trained, tmp_pat
     assert {p.name for p in (tmp_path / "one" / "plots").iterdir()} == {"training.png", "steps.png", "adaptation.png"}
     assert fewstep("plot", one, two, "--figure", "steps", "--out", "both.svg")[0] == 0
     assert (tmp_path / "both.svg").read_text().startswith("<?xml")
+    code, out, _ = fewstep("compare", one, two, "--json")
+    assert code == 0
+    assert [each["label"] for each in json.loads(out)["evaluations"]] == ["sinusoid-10shot"] * 3
+    assert json.loads(out)["differences"] == []
+    assert not (tmp_path / "compare.png").exists()
     code, out, _ = fewstep("compare", one, two, "--out", "figure.pdf")
     assert code == 0
     assert "2 seeds" in out

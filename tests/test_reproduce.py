@@ -87,3 +87,9 @@ def test_what_is_there_is_used_and_longer_runs_go_on(tmp_path):
 def test_an_unknown_table_or_recipe_is_refused_with_those_there_are(tmp_path, table, only, names):
     with pytest.raises(RecipeError, match=names):
         list(reproduce(table, tmp_path, Trainer(), only=only))
+
+
+def test_nothing_to_reproduce_is_an_error(fewstep):
+    code, _, err = fewstep("reproduce", "")
+    assert code == 2
+    assert "What to reproduce must be one of" in err

@@ -30,7 +30,7 @@ except ImportError as error:
 
 from fewstep.adapting.fitting import fit_classifier, fit_regressor, head_policy
 from fewstep.adapting.initialisation import initialisation, preparation_of, untrained
-from fewstep.adapting.tables import tell_of_far
+from fewstep.adapting.tables import tell_of_far, tell_of_scaled
 from fewstep.core.rng import derived_seed
 from fewstep.core.types import Batch
 from fewstep.experiments.build import shapes_of
@@ -72,6 +72,7 @@ class _FewShot(BaseEstimator):
     device: str
     n_features_in_: int
     _columns: Sequence[str]
+    _targets: Sequence[str]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -105,7 +106,7 @@ class _FewShot(BaseEstimator):
                 "them to one shape, or fit anew."
             )
         if not self._sees_pictures(reset=reset):
-            return np.asarray(X, np.float64), y
+            return np.ascontiguousarray(X, np.float64), y  # torch takes no reversed ones
         if reset:
             self.white_ = _white(X)
         return _fractions(X, self.white_), y
@@ -122,7 +123,7 @@ class _FewShot(BaseEstimator):
         if self.run is not None and isinstance(tasks, ImageTasks):
             self.preparation_ = preparation_of(self.run)
         if self.run is not None and isinstance(tasks, TableTasks):
-            self.scale_, self._columns = standardization(self.run), tasks.inputs
+            self.scale_, self._columns, self._targets = standardization(self.run), tasks.inputs, tasks.targets
         if self.preparation_ is None and (shapes := shapes_of(start.recipe)):
             self._require(*shapes, outputs)
         self.steps_ = start.recipe.evaluate.steps if self.steps is None else self.steps
@@ -351,7 +352,7 @@ class FewShotRegressor(RegressorMixin, _FewShot):
             FewstepError: The run cannot be adapted so.
         """
         X, y = self._validated(X, y, reset=True, multi_output=True, y_numeric=True)
-        return self._adapt(X, np.asarray(y, np.float64))
+        return self._adapt(X, np.ascontiguousarray(y, np.float64))
 
     def partial_fit(self, X: Any, y: Any) -> Self:  # noqa: N803
         """Adapt the initialisation anew, to these examples and all before: the same as `fit` with all of them.
@@ -382,6 +383,11 @@ class FewShotRegressor(RegressorMixin, _FewShot):
         if self.run is None:
             self.scale_ = Standardization.fit([Batch(torch.tensor(X), targets)])
         scaled = targets.float() if self.scale_ is None else self.scale_.targets(targets)
+        if self.run is not None and self.scale_ is not None:
+            tell_of_far("Targets", self._targets, scaled)
+            scale, given = self.scale_, torch.from_numpy(X)
+            tell_of_scaled("Inputs", given, scale.input_mean, scale.input_std)
+            tell_of_scaled("Targets", targets, scale.target_mean, scale.target_std)
         self._keep(fit_regressor(start, Batch(self._inputs(X), scaled), self.steps_, device=self.device))
         self._support = X, y
         return self

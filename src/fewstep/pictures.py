@@ -122,9 +122,14 @@ def predictions_table(predictions: Sequence[Prediction]) -> Table:
     if marked := any(remarks):
         table.add_column("")
     for each, remark in zip(predictions, remarks, strict=True):
-        cells = [Text(each.image), Text(each.label), f"{100 * each.probabilities[each.label]:.1f} %"]
+        cells = [Text(each.image), Text(each.label), _percent(each.probabilities[each.label])]
         table.add_row(*cells, *([remark] if marked else []))
     return table
+
+
+def _percent(probability: float) -> str:
+    """No more certain than the digits tell."""
+    return f"{100 * probability:.1f} %" if probability < 0.9995 else "> 99.9 %"
 
 
 def rightly_taken(predictions: Sequence[Prediction]) -> list[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -398,6 +399,19 @@ def test_pictures_of_other_types_are_refused(support):
             adapted.predict(pictures)
     with pytest.raises(DataError, match=r"1: an array of a picture is uint8 .* got float64 \[9, 9\]"):
         adapted.predict([np.zeros((9, 9), np.uint8), np.zeros((9, 9))])
+
+
+def test_a_class_without_any_drawing_is_refused(support):
+    (support / "paper").mkdir()
+    Image.new("L", (50, 50), 255).save(support / "paper" / "blank.png")
+    with pytest.raises(DataError, match="those of 'paper' are of one colour"):
+        fewstep.adapt(READY, support)
+
+
+def test_a_classifier_is_printed_in_a_line(support):
+    assert re.fullmatch(
+        r"AdaptedClassifier of 'bar' \(\d\), .*; steps \d, head '\w+'", repr(fewstep.adapt(READY, support))
+    )
 
 
 def test_pictures_without_a_drawing_are_warned_of(support, tmp_path, caplog):

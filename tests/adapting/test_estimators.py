@@ -271,3 +271,10 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "fewstep.estimators")
     with pytest.raises(ImportError, match=r"pip install 'fewstep\[sklearn\]'"):
         fewstep.FewShotClassifier  # noqa: B018
+
+
+def test_reversed_views_are_as_good_as_copies(sine):
+    x, y, new, _ = sine
+    whole = FewShotRegressor(steps=5, random_state=0).fit(x[::-1].copy(), y[::-1].copy()).predict(new[::-1].copy())
+    assert FewShotRegressor(steps=5, random_state=0).fit(x[::-1], y[::-1]).predict(new[::-1]) == pytest.approx(whole)
+    FewShotClassifier(steps=5, random_state=0).fit(x[::-1], (y > 0)[::-1]).predict(new[::-1])

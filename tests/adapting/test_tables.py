@@ -61,6 +61,19 @@ def test_adapt_writes_predictions_beside_the_rows_asked_for(fewstep, run, files,
     assert all(np.isfinite(float(row["predicted_response"])) for row in rows)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_predictions_of_before_are_written_over_in_any_encoding(fewstep, run, files, tmp_path, encoding):
+    for file in files:
+        file.write_text(file.read_text(), encoding)
+    for _ in range(2):
+        code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", "p.csv")
+        assert code == 0, err
+    assert "predicted_response" in (tmp_path / "p.csv").read_text(encoding)
+    code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", files[0])
+    assert code == 2
+    assert "holds something else" in err
+
+
 @pytest.mark.parametrize(
     ("support", "queries", "said"),
     [
@@ -203,3 +216,22 @@ def test_predictions_are_in_utf_8_where_the_files_encoding_lacks_a_sign(run, fil
     assert found.encoded().decode("cp1252").startswith("compound,log_dose,caf\u00e9")
     task, inputs, _ = found.columns
     assert found._replace(columns=(task, inputs, ("\u0394",))).encoded().decode("utf-8-sig").count("\u0394") == 1
+
+
+def test_a_scaler_before_a_run_on_a_table_is_told_of(run, caplog):
+    pytest.importorskip("sklearn")
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    doses, responses = np.array([[-8.0], [-7.0], [-6.0], [-5.0]]), np.array([5.0, 20.0, 60.0, 88.0])
+    regressor = fewstep.FewShotRegressor.from_run(run)
+    regressor.fit(doses, responses)
+    assert not caplog.text
+    make_pipeline(StandardScaler(), regressor).fit(doses, responses)
+    assert "Inputs have a mean of 0 and a deviation of 1 as they come" in caplog.text
+    TransformedTargetRegressor(regressor, transformer=StandardScaler()).fit(doses, responses)
+    assert "Targets have a mean of 0" in caplog.text
+    caplog.clear()
+    regressor.fit(doses, responses * 1000)
+    assert "Targets lie far from those that the run was trained with" in caplog.text

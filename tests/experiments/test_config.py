@@ -6,6 +6,7 @@ import os
 import re
 
 import pytest
+import torch
 
 import fewstep
 from fewstep.core.rng import generator
@@ -125,10 +126,9 @@ def test_a_run_in_the_place_of_a_recipe_is_told_what_to_say(tmp_path):
         load_recipe(tmp_path)
 
 
-@pytest.mark.parametrize("settings", ["seed=1", {"seed": 1}])
-def test_settings_that_are_no_list_are_refused(settings):
+def test_settings_that_are_one_string_are_refused():
     with pytest.raises(RecipeError, match="Put it in brackets"):
-        load_recipe("sinusoid-5shot", settings)
+        load_recipe("sinusoid-5shot", "seed=1")
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
@@ -164,7 +164,7 @@ def test_a_table_path_is_relative_to_the_recipe(tmp_path):
 
 def test_patterns_that_match_nothing_are_refused_with_the_names():
     recipe = load_recipe("sinusoid-10shot", ['algorithm.only=["haed.*"]'])
-    with pytest.raises(RecipeError, match=re.escape("'haed.*' matches none of body.0.linear.weight")):
+    with pytest.raises(RecipeError, match=re.escape("'haed.*' chooses none of body.0.linear.weight")):
         build_learner(recipe)
 
 
@@ -273,3 +273,41 @@ def test_a_model_of_the_users_own_is_compiled_only_where_asked_for():
     for _ in range(2):
         one, other = (learner.step(tasks)["query_loss"] for learner in learners)
         assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize("source", [None, [], 3, {1: 2}])
+def test_what_is_no_recipe_is_told_what_one_is(source):
+    with pytest.raises(RecipeError, match="A recipe is a bundled name, the path of a TOML file, or a dict"):
+        load_recipe(source)
+
+
+def test_the_home_of_nobody_is_no_path():
+    assert "meta.start must be a path: got '~nobody-here/run'" in refusal("meta.start=~nobody-here/run")
+
+
+def test_settings_may_be_a_dict():
+    recipe = load_recipe("sinusoid-10shot", {"meta.lr": 0.5, "model": {"hidden": [3, 4]}, "name": "mine"})
+    assert (recipe.meta.lr, list(recipe.model.hidden), recipe.name) == (0.5, [3, 4], "mine")
+    with pytest.raises(RecipeError, match=r"got Tensor for meta\.lr"):
+        load_recipe("sinusoid-10shot", {"meta.lr": torch.tensor(0.5)})
+
+
+def test_short_runs_are_validated_too():
+    short = {**MINIMAL, "meta": {"iterations": 60}}
+    assert load_recipe(short).validation.every == 6
+    assert load_recipe({**MINIMAL, "meta": {"iterations": 5}}).validation.every == 1
+    assert load_recipe({**MINIMAL, "meta": {"iterations": 70_000}}).validation.every == 1000
+    assert load_recipe(short, ["validation.every=50"]).validation.every == 50
+
+
+def test_data_are_no_recipe(tmp_path):
+    (tmp_path / "sensors.csv").write_text("a,b")
+    with pytest.raises(RecipeError, match=r"sensors.csv is a table. Write tasks = \{ kind = \"table\""):
+        load_recipe(tmp_path / "sensors.csv")
+    with pytest.raises(RecipeError, match=r"is a folder\. Write tasks"):
+        load_recipe(tmp_path)
+
+
+def test_a_list_is_told_with_an_example():
+    said = refusal("tasks.inputs=signal", source="dose-response")
+    assert '--set \'tasks.inputs=["a", "b"]\'' in said

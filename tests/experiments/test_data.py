@@ -83,8 +83,34 @@ def test_a_table_that_moved_is_found_where_it_is_now(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert fewstep.evaluate(run, data="theirs.csv") == before
     fewstep.train(recipe, out=run.path, data="theirs.csv", resume=True, settings=["meta.iterations=2"])
-    with pytest.raises(DataError, match="there is no such file"):  # a new run's recipe says where its table is
-        fewstep.train(recipe, out=tmp_path / "new", data="theirs.csv")
+
+
+def test_a_recipe_trains_on_the_table_that_it_is_given(tmp_path):
+    rows = [f"{task},{x},{task * x}" for task in range(12) for x in range(8)]
+    for name, header in (("recipes.csv", "task,x,z"), ("given.csv", "task,x,y")):
+        (tmp_path / name).write_text("\n".join([header, *rows]))
+    recipe = {"tasks": {"kind": "table", "path": str(tmp_path / "recipes.csv"), "task": "task", "inputs": ["x"]}}
+    recipe["tasks"] |= {"targets": ["y"], "shots": 2, "queries": 2}
+    recipe |= {"model": {"kind": "mlp", "hidden": [4]}, "algorithm": {"kind": "maml"}, "meta": {"iterations": 1}}
+    run = fewstep.train(recipe, out=tmp_path / "run", data=tmp_path / "given.csv")
+    assert fewstep.evaluate(run) == fewstep.evaluate(run, data=tmp_path / "given.csv")  # it remembers
+
+
+def test_tasks_of_many_sizes_are_known(tmp_path):
+    rows = [f"{task},{x},{task * x}" for task in range(12) for x in range(8 + task)]
+    (tmp_path / "mine.csv").write_text("\n".join(["task,x,y", *rows]))
+    recipe = {"tasks": {"kind": "table", "path": str(tmp_path / "mine.csv"), "task": "task", "inputs": ["x"]}}
+    recipe["tasks"] |= {"targets": ["y"], "shots": 2}
+    recipe |= {"model": {"kind": "mlp", "hidden": [4]}, "algorithm": {"kind": "maml"}}
+    for queries, ragged in ((6, False), (9, True), (None, True)):
+        asked = [] if queries is None else [f"tasks.queries={queries}"]
+        assert load_data(load_recipe(recipe, asked)).ragged is ragged
+
+
+@pytest.mark.parametrize("name", ["sinusoid-10shot", "dose-response"])
+def test_a_place_of_data_that_nothing_comes_from_is_refused(name, tmp_path):
+    with pytest.raises(RecipeError, match=rf"{name} has none.*Leave it out"):
+        fewstep.train(name, out=tmp_path / "run", data=tmp_path)
 
 
 def test_pictures_that_changed_end_a_run(recipe, tmp_path):
@@ -255,3 +281,30 @@ def test_an_evaluation_that_diverges_leaves_no_example_to_draw(tmp_path):
     diverging = fewstep.train(recipe, out=tmp_path / "diverging")
     assert fewstep.evaluate(diverging, steps=4)["steps"][-1]["mean"] is None
     assert not (diverging.path / "illustration.json").exists()
+
+
+def test_rows_of_a_table_are_divided_anew_and_averaged(tmp_path):
+    rows = [f"{task},{x},{task * x}" for task in range(12) for x in range(8)]
+    (tmp_path / "mine.csv").write_text("\n".join(["task,x,y", *rows]))
+    recipe = {"tasks": {"kind": "table", "path": str(tmp_path / "mine.csv"), "task": "task", "inputs": ["x"]}}
+    recipe["tasks"] |= {"targets": ["y"], "shots": 2, "queries": 2}
+    recipe |= {"model": {"kind": "mlp", "hidden": [4]}, "algorithm": {"kind": "maml"}, "meta": {"iterations": 3}}
+    recipe |= {"evaluate": {"steps": 1}}
+    run = fewstep.train(recipe, out=tmp_path / "run")
+    once, often = fewstep.evaluate(run), fewstep.evaluate(run, repeats=3)
+    assert often["repeats"] == 3
+    assert often["fingerprint"] != once["fingerprint"]
+    assert often["steps"] != once["steps"]
+    names = {repeats: fewstep.evaluate(run, repeats=repeats)["per_task"] for repeats in (1, 3)}
+    tables = {
+        repeats: list(csv.DictReader((run.path / "evaluations" / name).read_text().splitlines()))
+        for repeats, name in names.items()
+    }
+    assert [row["task"] for row in tables[1]] == [row["task"] for row in tables[3]]
+    mean = statistics.fmean(float(row["standardised_mse"]) for row in tables[3] if row["step"] == "1")
+    assert often["steps"][1]["mean"] == pytest.approx(mean, rel=1e-5)
+    with pytest.raises(RecipeError, match="Leave out the number of tasks, or the repeats"):
+        fewstep.evaluate(run, tasks=1, repeats=8)
+    sine = fewstep.train("sinusoid-10shot", out=tmp_path / "sine", settings=["meta.iterations=1"])
+    with pytest.raises(RecipeError, match=r"raise evaluate\.tasks"):
+        fewstep.evaluate(sine, repeats=2)

@@ -132,7 +132,7 @@ def test_commands_that_mean_nothing_here_say_so(run: Any, fewstep: Any) -> None:
         ("meta.clip_norm=1.0", "meta.clip_norm has no meaning"),
         ("evaluate.shots=3", "evaluate.shots has no meaning"),
         ("execution.compile=true", "execution.compile has no meaning"),
-        ("model.norm=batch", "cannot follow model.norm"),
+        ("model.norm=batch", "model.norm has no meaning"),
         ("loss.discount=1.5", "loss.discount"),
         ("tasks.trajectories=0", "tasks.trajectories"),
         ("meta.max_kl=0.0", "meta.max_kl"),

@@ -47,6 +47,24 @@ def test_classes_of_different_sizes_become_tasks(tmp_path: Path) -> None:
     assert counts(splits, images.classes)["train"]["pictures"] == sum(classes.values())
 
 
+def test_pictures_that_cannot_be_read_are_left_out_where_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = pictures(tmp_path / "mine", {f"class {number}": 3 for number in range(6)})
+    (folder / "class 1" / "1.png").write_bytes(b"no picture")
+    for picture in range(3):
+        (folder / "class 4" / f"{picture}.png").write_bytes(b"none either")
+    with pytest.raises(DataError, match=r'tasks\.unreadable = "drop"'):
+        load_folder(folder, GREY)
+    images, splits = load_folder(folder, GREY, drop_unreadable=True)
+    assert "Left out 4 of 18 pictures, unreadable" in caplog.text
+    assert images.classes == {"class 0": 3, "class 1": 2, "class 2": 3, "class 3": 3, "class 5": 3}
+    assert sorted(chain.from_iterable(splits.values())) == sorted(images.classes)
+    assert images.only(["class 1"])[0].float().mean().round() == 10
+    with pytest.raises(DataError):  # what was kept of the others is for those who asked
+        load_folder(folder, GREY)
+
+
 def test_the_split_depends_on_the_names_alone(tmp_path: Path) -> None:
     sizes = {f"class {number}": 1 for number in range(20)}
     one = load_folder(pictures(tmp_path / "one", sizes), GREY)[1]

@@ -26,6 +26,7 @@ from fewstep.models.mlp import mlp
 from fewstep.tasks.sinusoid import Sinusoid
 from fewstep.training import checkpoint, loop
 from fewstep.training.records import RunFolder, locked
+from fewstep.training.tensorboard import TensorBoard
 
 TINY = [
     "meta.batch_size=4",
@@ -361,6 +362,32 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert best["iteration"] == validations[-3]["iteration"]
     assert fewstep.load(run).iteration == best["iteration"]
     assert fewstep.load(run, checkpoint="final").iteration == validations[-1]["iteration"]
+
+
+def test_early_stopping_is_told_and_a_larger_patience_goes_on(tmp_path, caplog):
+    settings = ["meta.iterations=60", "validation.every=2", "meta.lr=1.0"]
+    stopped = train(tmp_path / "run", *settings, "validation.patience=1")
+    iteration = fewstep.load(stopped, checkpoint="final").iteration
+    assert iteration < 60
+    assert f"Stopped after iteration {iteration} of 60: the last 1 validations were no better" in caplog.text
+    went_on = train(tmp_path / "run", *settings, "validation.patience=1000", resume=True)
+    assert fewstep.load(went_on, checkpoint="final").iteration == 60
+    assert train(tmp_path / "run", *settings, resume=True).config["validation"]["patience"] == 1000
+    assert_identical(went_on, train(tmp_path / "whole", *settings, "validation.patience=1000"))
+
+
+def test_tensorboard_shows_no_iteration_twice_where_a_killed_run_goes_on(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for iterations in (range(1, 5), range(3, 7)):
+        board = TensorBoard(tmp_path / "board", every=1)
+        for iteration in iterations:
+            board.update(iteration, {"query_loss": 1.0})
+        board.close()
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/query_loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_zero_iterations_is_the_random_baseline(tmp_path):

@@ -120,7 +120,14 @@ def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
         classes = {name: chosen_pictures(each) for name, each in support.items() if not isinstance(each, Tensor)}
     files = list(chain.from_iterable(classes.values()))
     images = read_pictures(files, preparation)
-    tell_of_empty([picture_name(files[place], place) for place in without_drawing(images, preparation)])
+    empty = without_drawing(images, preparation)
+    owners = [name for name, each in classes.items() for _ in each]
+    if blank := sorted({*owners} - {owner for place, owner in enumerate(owners) if place not in empty}):
+        raise DataError(
+            f"Every class must have a picture with something on it: those of {', '.join(map(repr, blank))} are of one "
+            "colour. Add some, or leave the class out."
+        )
+    tell_of_empty([picture_name(files[place], place) for place in empty])
     parts = images.split([len(each) for each in classes.values()])
     read = dict(zip(classes, parts, strict=True))
     if isinstance(support, Mapping):

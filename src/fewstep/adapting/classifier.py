@@ -96,6 +96,11 @@ class AdaptedClassifier:
     preparation: Preparation
     folder: Path | None = None
 
+    def __repr__(self) -> str:
+        """In a line, of which a notebook shows one for each cell."""
+        counts = ", ".join(f"{name!r} ({len(images)})" for name, images in self.support.items())
+        return f"AdaptedClassifier of {counts}; steps {self.steps}, head {self.head!r}"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """In the order of the logits."""

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from fewstep.adapting.fitting import fit_regressor
 from fewstep.adapting.initialisation import initialisation
-from fewstep.errors import DataError, NonFiniteError, RecipeError
+from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
 from fewstep.tasks.rows import read_rows
 from fewstep.tasks.table import read_table
+from fewstep.training.records import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 _NAMED = 10  # so many tasks are named in an error
 _FAR = 5
 """Standard deviations from the mean of the training inputs, beyond which hardly a table has any."""
+
+_NEAR = 1e-6
+"""How near to 0 and 1 a scaler brings mean and deviation."""
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,11 @@ class TablePredictions(NamedTuple):
     support: dict[str, int]
     steps: int
     file: Rows
+
+    def __repr__(self) -> str:
+        """In a line; `to_csv` and `rows` tell all."""
+        counts = ", ".join(f"{name!r} ({rows})" for name, rows in self.support.items())
+        return f"TablePredictions of {len(self.tasks)} rows, adapted to {counts}; steps {self.steps}"
 
     def header(self) -> list[str]:
         """Task, inputs and predicted targets: these are called `predicted_` and their target."""
@@ -94,11 +103,33 @@ class TablePredictions(NamedTuple):
         except UnicodeEncodeError:
             return text.encode("utf-8-sig")
 
+    def write(self, file: Path) -> None:
+        """`encoded`, into a file that is there whole or not at all."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(file) as temporary:
+            temporary.write_bytes(self.encoded())
+
     def _predicted(self) -> list[str]:
         return [f"predicted_{name}" for name in self.columns[2]]
 
     def _cells(self) -> list[list[str]]:
         return [[f"{value:.6g}" for value in row] for row in self.targets.tolist()]
+
+
+def check_place(file: Path) -> None:
+    """See that predictions may be written to a file: a new one, or one of predictions.
+
+    Raises:
+        FewstepError: They may not.
+    """
+    if file.suffix.lower() != ".csv" or file.is_dir():
+        raise FewstepError(f"--out must be a CSV file for a run on a table: got {file}. End it in .csv.")
+    if not file.exists():
+        return
+    with file.open("rb") as opened:
+        header = opened.read(2**16)
+    if not any("predicted_".encode(encoding) in header for encoding in ("utf-8", "utf-16-le", "utf-16-be")):
+        raise FewstepError(f"--out must be a new file, or predictions of before: {file} holds something else.")
 
 
 def is_on_table(run: str | Path | RunFolder) -> bool:
@@ -201,6 +232,25 @@ def _require_support(measured: Mapping[str, Batch], names: list[str], support: s
         raise DataError(
             f"Every task of `{queries}` must have measured rows in `{support}`: there are none of {listed}. Add some, "
             "or correct the names."
+        )
+
+
+def tell_of_scaled(what: str, given: Tensor, mean: Tensor, std: Tensor) -> None:
+    """Warn of columns that a scaler has been at, where the run scales those it was trained with itself.
+
+    Args:
+        what: Inputs or targets.
+        given: `[rows, columns]`, float64.
+        mean: Of the run's own columns.
+        std: Of the run's own columns.
+    """
+    middle, spread = given.mean(0), given.std(0, correction=0)
+    scaled = bool((middle.abs() < _NEAR).all() and (((spread - 1).abs() < _NEAR) | (spread < _NEAR)).all())
+    if len(given) > 2 and scaled and bool((mean.abs() > 0.1).any() or ((std - 1).abs() > 0.1).any()):
+        log.warning(
+            "%s have a mean of 0 and a deviation of 1 as they come, and those that the run was trained with had not: "
+            "the run scales them itself. Leave out the scaler before it.",
+            what,
         )
 
 

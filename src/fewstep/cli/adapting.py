@@ -91,9 +91,8 @@ def adapt(
 def _adapt_to_table(
     run: str, support: Path, predict: Path | None, steps: int | None, out: Path | None, device: str
 ) -> None:
-    from fewstep.adapting.tables import predict_table
+    from fewstep.adapting.tables import check_place, predict_table
     from fewstep.reporting.tables import rows_table
-    from fewstep.training.records import replaced
 
     if predict is None:
         raise FewstepError(
@@ -101,15 +100,10 @@ def _adapt_to_table(
             "and inputs."
         )
     file = out or Path("adapted") / f"{predict.stem}-predicted.csv"
-    if file.suffix.lower() != ".csv" or file.is_dir():
-        raise FewstepError(f"--out must be a CSV file for a run on a table: got {file}. End it in .csv.")
-    if file.exists() and "predicted_" not in file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
-        raise FewstepError(f"--out must be a new file, or predictions of before: {file} holds something else.")
+    check_place(file)
     with messages.status("Adapting"):
         found = predict_table(run, support, predict, steps=steps, device=device)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(file) as temporary:
-        temporary.write_bytes(found.encoded())
+    found.write(file)
     output.print(rows_table(found.header(), found.rows()))
     counts = ", ".join(f"{name} ({rows})" for name, rows in found.support.items())
     note = f"Adapted to {counts}; steps {found.steps}."

@@ -26,6 +26,9 @@ def evaluate(
     queries: Annotated[int | None, typer.Option(min=1, help="Query examples (per class).")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Inner steps; any number.")] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="How many tasks.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Of a table: divide each task's rows anew so often, and take the mean.")
+    ] = None,
     split: Annotated[Literal["val", "test"], typer.Option(help="Which tasks.")] = "test",
     normalization: Annotated[Normalization | None, typer.Option(help="Batch normalisation of queries.")] = None,
     method: Annotated[Method | None, typer.Option(help="Of a pretrained classifier.")] = None,
@@ -33,7 +36,9 @@ def evaluate(
     checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
     data: DataOption = None,
     device: DeviceOption = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON of the recipe's own way instead of a table of all.")
+    ] = False,
 ) -> None:
     """Evaluate a run on tasks that it has not seen; the result is stored in the run too."""
     with messages.status("Loading"):
@@ -61,6 +66,7 @@ def evaluate(
             tasks_from=tasks_from,
             steps=steps,
             tasks=tasks,
+            repeats=repeats,
             split=split,
             checkpoint=checkpoint,
             data=data,
@@ -133,10 +139,14 @@ def inspect(
 def compare(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option(help="Figure to write (.png, .svg or .pdf).")] = Path("compare.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, and draw nothing.")] = False,
 ) -> None:
     """Compare evaluated runs, task by task where they were evaluated on the same. Seeds of one recipe are grouped."""
-    from fewstep.reporting.report import compare_runs
+    from fewstep.reporting.report import compare_runs, compared_values
 
+    if as_json:
+        print(json.dumps(compared_values(runs)))
+        return
     tables, path = compare_runs(runs, out)
     for table in tables:
         output.print(table)
@@ -198,7 +208,7 @@ def reproduce(
         train_one(recipe, folder, shlex.join(again), data, device, resume=True)
 
     options = {"only": only, "iterations": iterations, "seed": seed, "data": data, "device": device}
-    title = f"{table[:-1].capitalize()} {table[-1]}"
+    title = f"{table[:-1].capitalize()} {table[-1:]}"
     rows: list[Any] = []
     try:
         for row in rows_of(table, out, train, **options):

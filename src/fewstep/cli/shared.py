@@ -22,7 +22,7 @@ RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A data folder, or a folder of pictures.")]
 DataOption = Annotated[
     Path | None,
-    typer.Option(help="Where data sets lie (else FEWSTEP_DATA), or a folder or table of your own that moved."),
+    typer.Option(help="Where data sets lie (else FEWSTEP_DATA), or a folder or table of your own."),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
 

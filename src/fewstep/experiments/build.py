@@ -174,6 +174,7 @@ def build_learner(
     metrics: Mapping[str, Loss] | None = None,
     environment: Environment | None = None,
     device: str = "cpu",
+    ragged: bool = False,
 ) -> BuiltLearner:
     """The learner that the recipe describes, before its first meta-update.
 
@@ -185,6 +186,7 @@ def build_learner(
         metrics: What else to evaluate, by name.
         environment: Of the tasks, for reinforcement learning.
         device: Where it computes.
+        ragged: Whether its tasks come in many sizes.
 
     Raises:
         RecipeError: The recipe does not fit the model, or lacks one.
@@ -203,7 +205,7 @@ def build_learner(
                 assert environment is not None
                 made = build_algorithm(chosen, within="network.")  # of the policy
                 return build_reinforcement_learner(recipe, model, made, environment, device)
-            return _supervised(recipe, model, build_algorithm(chosen, algorithm), loss, metrics, device)
+            return _supervised(recipe, model, build_algorithm(chosen, algorithm), loss, metrics, device, ragged)
         if algorithm is not None:
             raise RecipeError(f"algorithm.kind = {chosen.kind!r} takes no `algorithm=`: leave it out.")
         if isinstance(chosen, Averaging):
@@ -230,8 +232,9 @@ def _supervised(
     loss: Loss,
     metrics: dict[str, Loss],
     device: str,
+    ragged: bool = False,
 ) -> SupervisedLearner:
-    over_tasks, run = build_execution(recipe, device)
+    over_tasks, run = build_execution(recipe, device, ragged=ragged)
     return SupervisedLearner(
         model,
         loss,

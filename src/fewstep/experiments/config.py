@@ -77,7 +77,18 @@ class Recipe(Section):
     def _possible(self) -> Self:
         classifies = isinstance(self.tasks, ImageTasks)
         if self.tasks.kind != "custom" and self.loss.kind == ("mse" if classifies else "cross_entropy"):
-            raise ValueError(f"loss.kind = {self.loss.kind!r} does not fit tasks.kind = {self.tasks.kind!r}")
+            raise ValueError(
+                f"loss.kind = {self.loss.kind!r} does not fit tasks.kind = {self.tasks.kind!r}"
+                + (
+                    ""
+                    if classifies
+                    else ", whose targets are numbers: classes come as pictures, or as tasks from Python"
+                )
+            )
+        if self.evaluate.repeats > 1 and self.tasks.kind != "table":
+            raise ValueError(
+                "evaluate.repeats divides the rows of tables anew: other tasks are drawn, raise evaluate.tasks"
+            )
         if self.loss.scale == "ways" and not classifies:
             raise ValueError("loss.scale = 'ways' needs tasks with ways")
         if self.model.kind == "convnet" and not classifies:

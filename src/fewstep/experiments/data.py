@@ -64,6 +64,7 @@ class Data(NamedTuple):
         at_once: Tasks to evaluate together; None: all.
         available: Number of tasks in a split, where it is finite: more are not evaluated.
         environment: That the tasks are of, in reinforcement learning.
+        ragged: Whether meta-train tasks differ in their numbers of examples.
     """
 
     distribution: Callable[[Split, int | None, int | None], TaskDistribution]
@@ -72,6 +73,7 @@ class Data(NamedTuple):
     at_once: int | None = None
     available: Callable[[Split], int] | None = None
     environment: Environment | None = None
+    ragged: bool = False
 
 
 def load_data(
@@ -122,11 +124,16 @@ def load_data(
         data = data._replace(distribution=_pretraining(data.distribution, recipe.algorithm.classes))
     if stored is not None and stored.get("content_hash") != data.record.get("content_hash"):
         raise DataError(
-            f"A run goes on with the data it was trained with: content hash {stored.get('content_hash')} is expected, "
-            f"{data.record.get('content_hash')} came. Restore the data, say where they are now with --data, or train a "
-            "new run."
+            "A run goes on with the data it was trained with: "
+            f"{data.record.get('file') or data.record.get('folder') or 'what is there now'} holds others (content hash "
+            f"{_short(data.record)}, expected {_short(stored)}). Restore the data, say where they are now with --data, "
+            "or train a new run."
         )
     return data
+
+
+def _short(record: Mapping[str, Any]) -> str:
+    return str(record.get("content_hash"))[:12]
 
 
 def find_data(
@@ -141,8 +148,8 @@ def find_data(
     Args:
         recipe: Says which.
         stored: The record; None for a new run.
-        folder: Where data sets lie: else in the folder of FEWSTEP_DATA, else where the run found them. Of a run also
-            where its own folder or table lies now.
+        folder: Where data sets lie: else in the folder of FEWSTEP_DATA, else where the run found them. For a recipe
+            with a folder or table of its own, where that lies, whatever the recipe says.
         custom: Tasks from Python.
         device: Where images are kept.
 
@@ -152,9 +159,18 @@ def find_data(
     where = folder
     if recipe.tasks.kind in DATA_SETS:
         where = folder or os.environ.get("FEWSTEP_DATA") or (stored or {}).get("folder")
-    elif stored is None:
-        where = None  # a new run's recipe says itself where its own data are
+    elif folder and not _has_a_place(recipe):
+        raise RecipeError(
+            f"--data says where a data set, a folder or a table lies, and {recipe.name} has none: its tasks are "
+            f"{recipe.tasks.kind!r}{', of a table that comes with fewstep' if recipe.tasks.kind == 'table' else ''}. "
+            "Leave it out."
+        )
     return load_data(recipe, Path(where) if where else None, custom, stored, checked_device(device))
+
+
+def _has_a_place(recipe: Recipe) -> bool:
+    tasks = recipe.tasks
+    return isinstance(tasks, FolderTasks) or (isinstance(tasks, TableTasks) and not tasks.path.startswith("bundled:"))
 
 
 def _sinusoid_data(tasks: SinusoidTasks) -> Data:
@@ -200,7 +216,8 @@ def _folder_data(tasks: FolderTasks, folder: Path | None, stored: Mapping[str, A
             f"A folder or zip archive of pictures was expected: there is no {path}. Check the path. The pictures of a "
             "run that have moved are given as --data."
         )
-    images, splits = load_folder(path, preparation, (first, second, third), known.get("splits"))
+    drop = tasks.unreadable == "drop"
+    images, splits = load_folder(path, preparation, (first, second, third), known.get("splits"), drop_unreadable=drop)
     data = _prepared_data(tasks, images, splits, preparation, path, device)
     return data._replace(record=data.record | {"splits": splits})
 
@@ -276,7 +293,7 @@ def _pretraining(
 def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] | None) -> Data:
     bundled = tasks.path.startswith("bundled:")
     own = table.DOSE_RESPONSE.parent / tasks.path.removeprefix("bundled:") if bundled else Path(tasks.path)
-    path = file if file is not None and not bundled else _own_or_found(own, (stored or {}).get("file"))
+    path = file or _own_or_found(own, (stored or {}).get("file"))
     columns = [tasks.task, *tasks.inputs, *tasks.targets]
     read = table.read_table(
         path,
@@ -308,12 +325,14 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
 
     record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
     record |= {} if bundled else {"file": str(path.expanduser().resolve())}
-    return Data(distribution, record, scale, available=lambda split: len(splits[split]))
+    rows = [len(read.groups[name].targets) for name in splits["train"] if name in read.groups]
+    ragged = tasks.queries is None or min(rows, default=0) < tasks.shots + tasks.queries
+    return Data(distribution, record, scale, available=lambda split: len(splits[split]), ragged=ragged)
 
 
 def _own_or_found(own: Path, found: str | None) -> Path:
-    """Where the recipe says that data lie, or, where there are none, where a run found them."""
-    return Path(found) if found is not None and not own.exists() else own
+    """Where a run found its data; where it has none, or they are gone, where the recipe says that they lie."""
+    return Path(found) if found is not None and Path(found).exists() else own
 
 
 def _of_enough_rows(groups: Mapping[str, Batch], tasks: TableTasks) -> dict[str, Batch]:

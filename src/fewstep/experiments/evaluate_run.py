@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def evaluate(
     queries: int | None = None,
     steps: int | None = None,
     tasks: int | None = None,
+    repeats: int | None = None,
     split: Split = "test",
     normalization: Normalization | None = None,
     method: Method | None = None,
@@ -77,6 +79,7 @@ def evaluate(
         queries: Query examples (per class).
         steps: S, inner steps; any number.
         tasks: How many tasks.
+        repeats: Of a table: how often each task's rows are divided anew into support and query.
         split: "test", or "val" while you are still choosing.
         normalization: Policy for batch normalisation.
         method: How a pretrained classifier solves tasks: "finetune" or "nearest_neighbour".
@@ -106,6 +109,7 @@ def evaluate(
         tasks_from=tasks_from,
         steps=steps,
         tasks=tasks,
+        repeats=repeats,
         split=split,
         checkpoint=checkpoint,
         data=data,
@@ -127,6 +131,7 @@ def evaluate_each(
     tasks_from: str | Path | Mapping[str, Any] | None = None,
     steps: int | None = None,
     tasks: int | None = None,
+    repeats: int | None = None,
     split: Split = "test",
     checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
@@ -146,6 +151,7 @@ def evaluate_each(
         tasks_from: See there, as for all that follows.
         steps: See there.
         tasks: See there.
+        repeats: See there.
         split: See there.
         checkpoint: See there.
         data: See there.
@@ -166,7 +172,7 @@ def evaluate_each(
         recipe, others = transferred(recipe, tasks_from)
     if split not in ("val", "test"):
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
-    counts = {"steps": steps, "tasks": tasks}
+    counts = {"steps": steps, "tasks": tasks, "repeats": repeats}
     plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
     check_metrics(recipe, metrics or ())
     tell_of_unfinished(folder, checkpoint)
@@ -200,15 +206,8 @@ def evaluate_each(
             learner = learner_of(chosen)
             evaluation = _curves(learner, loaded, plan, split, progress)
             tell_of_non_finite(evaluation, [metric_of(chosen), *(metrics or ())], split)
-            result = described(chosen, plan, evaluation, split) | {
-                **({} if others is None else {"tasks_from": others}),
-                **errors(chosen, loaded, evaluation),
-                **({"metrics": {name: points(evaluation.curves[name]) for name in metrics}} if metrics else {}),
-                **_classes(loaded, split),
-                "inner_lr": None if _has_no_rate(learner, plan) else chosen.algorithm.inner_lr,
-                "checkpoint": checkpoint,
-                "iteration": learner.iteration,
-            }
+            result = _result(chosen, loaded, learner, plan, evaluation, split, metrics or ())
+            result |= {"checkpoint": checkpoint} | ({} if others is None else {"tasks_from": others})
             if folder.path.parent != READY:  # what comes with fewstep stays as it came
                 result["per_task"] = f"{file_name(result)}.csv"
                 folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation, metrics or ()))
@@ -216,6 +215,26 @@ def evaluate_each(
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
             results.append(result)
     return results
+
+
+def _result(
+    recipe: Recipe,
+    data: Data,
+    learner: BuiltLearner,
+    plan: Evaluate,
+    evaluation: Evaluation,
+    split: Split,
+    metrics: Iterable[str],
+) -> dict[str, Any]:
+    """What is stored of an evaluation: its numbers, and all that they depend on."""
+    own = {name: points(evaluation.curves[name]) for name in metrics}
+    return described(recipe, plan, evaluation, split) | {
+        **errors(recipe, data, evaluation),
+        **({"metrics": own} if own else {}),
+        **_classes(data, split),
+        "inner_lr": None if _has_no_rate(learner, plan) else recipe.algorithm.inner_lr,
+        "iteration": learner.iteration,
+    }
 
 
 def _classes(data: Data, split: Split) -> dict[str, int]:
@@ -277,17 +296,40 @@ def _curves(
 ) -> Evaluation:
     def curves_of(drawn: Any) -> dict[str, Tensor]:
         if isinstance(learner, ReinforcementLearner):
-            return learner.evaluate(drawn, plan.steps, plan.trajectories)
-        return learner.evaluate(drawn, plan.steps, plan.normalization)
+            return learner.evaluate(drawn, plan.steps, trajectories=plan.trajectories)
+        return learner.evaluate(drawn, plan.steps, normalization=plan.normalization)
 
     distribution = data.distribution(split, plan.shots, plan.queries)
-    stream: dict[str, Any] = {
-        "tasks": as_many_as_there_are(plan.tasks, data, split),
-        "seed": plan.seed,
-        "split": split,
-        "at_once": data.at_once,
-    }
-    curves, fingerprint = measured(curves_of, distribution, **stream, progress=progress)
-    if not isinstance(distribution, TableTasks):
-        return Evaluation(curves, fingerprint)
-    return Evaluation(curves, fingerprint, [name for each in streams(**stream) for name in distribution.names(*each)])
+
+    def once(repeat: int) -> Evaluation:
+        stream: dict[str, Any] = {
+            "tasks": as_many_as_there_are(plan.tasks, data, split),
+            "seed": plan.seed,
+            "split": f"{split} {repeat}" if repeat else split,
+            "at_once": data.at_once,
+        }
+        evaluation = Evaluation(*measured(curves_of, distribution, **stream, progress=progress))
+        if not isinstance(distribution, TableTasks):
+            return evaluation
+        return evaluation._replace(names=[name for each in streams(**stream) for name in distribution.names(*each)])
+
+    return _mean([once(repeat) for repeat in range(plan.repeats)])
+
+
+def _mean(evaluations: list[Evaluation]) -> Evaluation:
+    """Of each task, over evaluations that all are of the same tasks, in any order."""
+    first, *others = evaluations
+    if not others:
+        return first
+    sums = dict(first.curves)
+    for other in others:
+        if sorted(other.names or ()) != sorted(first.names or ()):
+            raise RecipeError(
+                "Repeats are of the same tasks, all that the split has: fewer were asked for, which differ from one "
+                "to the next. Leave out the number of tasks, or the repeats."
+            )
+        places = {name: place for place, name in enumerate(other.names or ())}
+        order = [places[name] for name in first.names or ()]
+        sums = {metric: values + other.curves[metric][order] for metric, values in sums.items()}
+    fingerprint = hashlib.sha256(" ".join(each.fingerprint for each in evaluations).encode()).hexdigest()[:16]
+    return Evaluation({metric: values / len(evaluations) for metric, values in sums.items()}, fingerprint, first.names)

@@ -39,11 +39,13 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
         "ways": getattr(recipe.tasks, "ways", None),
         "shots": plan.shots,
         "queries": plan.queries,
+        **({"repeats": plan.repeats} if plan.repeats > 1 else {}),
         "trajectories": plan.trajectories,
         "horizon": getattr(recipe.tasks, "horizon", None),
         "physics": getattr(recipe.tasks, "physics", None),
         "normalization": plan.normalization,
         "seed": recipe.seed,
+        "trained_steps": getattr(recipe.algorithm, "steps", None),
         "steps": points(evaluation.curves[metric]),
         "evaluation_seed": plan.seed,
         "fingerprint": evaluation.fingerprint,
@@ -132,6 +134,7 @@ def file_name(result: Mapping[str, Any]) -> str:
     else:
         method = [result["algorithm"]] if result["algorithm"] in get_args(Method) else []
         shots, queries = f"{result['shots'] or 'own'}shots", f"{result['queries'] or 'all'}queries"
+        sizes += [f"{result['repeats']}repeats"] if "repeats" in result else []
         own = [*method, shots, queries, *sizes, *filter(None, [result["normalization"]])]
     return "-".join([*others, result["split"], *own, result["checkpoint"]])
 

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
     from fewstep.experiments.config import Recipe
 
 
-def build_execution(recipe: Recipe, device: str) -> tuple[OverTasks, Run]:
-    """How tasks are mapped, and how the meta-gradient as a whole runs."""
+def build_execution(recipe: Recipe, device: str, *, ragged: bool = False) -> tuple[OverTasks, Run]:
+    """How tasks are mapped, and how the meta-gradient as a whole runs.
+
+    Args:
+        recipe: Says so.
+        device: Where it runs.
+        ragged: Whether tasks come in many sizes.
+    """
     chosen = recipe.execution
     # A replay is safe for our own modules and losses, which depend on nothing but their arguments; and it pays only
     # where few sizes of tasks come again and again. It never pays for evaluation: too few calls, too many steps.
-    ragged = isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None
+    ragged = ragged or (isinstance(recipe.tasks, TableTasks) and recipe.tasks.queries is None)
     own = "custom" not in (recipe.model.kind, recipe.loss.kind, recipe.algorithm.kind)
     replay = traced if own and not ragged else plain
     on_gpu = device.startswith("cuda")
@@ -82,7 +88,7 @@ def image_size(recipe: Recipe) -> int:
     return recipe.tasks.image_shape[-1] if isinstance(recipe.tasks, ImageTasks) else 0
 
 
-def checked_device(name: str) -> str:
+def checked_device(name: str | torch.device) -> str:
     """The name of a device that torch can compute on here.
 
     Raises:
@@ -96,6 +102,6 @@ def checked_device(name: str) -> str:
         usable, reason = False, str(error).partition("\n")[0]
     if not usable:
         raise FewstepError(
-            f"--device must be one that torch can use here, such as cpu or cuda: got {name!r} ({reason})."
+            f"--device must be one that torch can use here, such as cpu or cuda: got {str(name)!r} ({reason})."
         )
-    return name
+    return str(name)

@@ -32,6 +32,7 @@ from fewstep.experiments.sections import MetaAlgorithm
 from fewstep.learners.inspection import feature_learning, sensitivity
 from fewstep.learners.supervised import SupervisedLearner
 from fewstep.training.evaluation import Evaluation, mean_and_ci95, measured, share_and_ci95
+from fewstep.training.records import MORE_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -219,7 +220,7 @@ def _layers(learner: SupervisedLearner, values: Mapping[str, Any]) -> list[dict[
 
 def _parts(parts: Mapping[str, Mapping[str, Tensor]], metric: str) -> dict[str, Any]:
     """The metric where each part adapts, and after each step the head's share of what everything has gained."""
-    better = 1 if metric == "accuracy" else -1
+    better = 1 if metric in MORE_IS_BETTER else -1
     gains = {part: better * (curves[metric] - curves[metric][:, :1]) for part, curves in parts.items()}
     shares: list[dict[str, Any]] = []
     for step, (gain, ci95) in enumerate(zip(*mean_and_ci95(gains["everything"]), strict=True)):

@@ -5,6 +5,7 @@ Whatever is unknown, of the wrong type or impossible is a `RecipeError` that nam
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from fewstep.errors import RecipeError
 from fewstep.experiments.config import PAYS_TO_COMPILE, Recipe
-from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Evaluate, Meta
+from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Evaluate, Meta, Validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,14 +54,14 @@ def bundled_text(name: str) -> str:
 
 def load_recipe(
     source: str | Path | Mapping[str, Any],
-    settings: Iterable[str] = (),
+    settings: Iterable[str] | Mapping[str, Any] = (),
     where: str = "the recipe passed from Python",
 ) -> Recipe:
     """Read a recipe and set values over it.
 
     Args:
         source: A bundled name, the path of a TOML file, or the values themselves.
-        settings: `key=value` strings; keys are dotted, values are TOML (a bare word is a string).
+        settings: `key=value` strings, or values by key; keys are dotted, values are TOML (a bare word is a string).
         where: What errors call values that come from no file.
 
     Returns:
@@ -70,9 +71,7 @@ def load_recipe(
         RecipeError: It cannot be read, or is not a possible experiment.
     """
     where, values = _read(source, where)
-    if isinstance(settings, str | Mapping):
-        raise RecipeError(f"Settings are a list of 'key=value': got a {type(settings).__name__}. Put it in brackets.")
-    settings = list(settings)
+    settings = as_text(settings)
     for setting in settings:
         _set(values, setting)
     where = f"{where} with {', '.join(settings)}" if settings else where
@@ -147,6 +146,12 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
 
 def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(source, str | Path):
+        given: Any = source
+        if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+            raise RecipeError(
+                "A recipe is a bundled name, the path of a TOML file, or a dict of its sections by name: got "
+                f"{given!r}. `fewstep recipes` lists the names."
+            )
         return where, _copied(source)
     bundled = resources.files("fewstep.experiments") / "recipes" / f"{source}.toml"
     path = Path(source)
@@ -163,6 +168,14 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
         raise RecipeError(
             f"RECIPE must be a bundled name or the path of a .toml file: {path} is a run. Give the recipe that it "
             f"began with, and the run as --out {path} --resume."
+        )
+    elif path.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet") or path.is_dir():
+        kind = "folder" if path.is_dir() else "table"
+        columns = ', task = "...", inputs = ["..."], targets = ["..."]' if kind == "table" else ""
+        raise RecipeError(
+            f"RECIPE must be a bundled name or the path of a .toml file, which says what to learn from: {path} is a "
+            f'{kind}. Write tasks = {{ kind = "{kind}", path = "{path}"{columns} }} and the rest into one: the README '
+            "shows how, `fewstep recipes --keys` lists all that it may say."
         )
     else:
         near = get_close_matches(str(source), bundled_recipes(), n=1)
@@ -191,21 +204,50 @@ def _resolve(values: dict[str, Any], folder: Path) -> None:
 
 def _start(run: str, folder: Path) -> str:
     """A folder as seen from another; a single word that names none may be a ready initialisation."""
-    found = folder / Path(run).expanduser()
-    return str(found.resolve()) if found.exists() or len(Path(run).parts) > 1 else run
+    found = _path("meta.start", run, folder)
+    return str(found) if found.exists() or len(Path(run).parts) > 1 else run
 
 
 def _resolved(table: str, folder: Path) -> str:
-    if table.startswith("bundled:"):
-        return table
+    return table if table.startswith("bundled:") else str(_path("tasks.path", table, folder))
+
+
+def _path(key: str, text: str, folder: Path) -> Path:
     try:
-        return str((folder / Path(table).expanduser()).resolve())
+        return (folder / Path(text).expanduser()).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # an unknown user, or a character that no path has
-        raise RecipeError(f"tasks.path must be a path: got {table!r} ({error}).") from None
+        raise RecipeError(f"{key} must be a path: got {text!r} ({error}).") from None
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copied(v) if isinstance(v, dict) else v for k, v in values.items()}
+
+
+def as_text(settings: Iterable[str] | Mapping[str, Any]) -> list[str]:
+    """Settings as `key=value`, those of a dict with its sections key by key.
+
+    Raises:
+        RecipeError: They are something else.
+    """
+    if isinstance(settings, str):
+        raise RecipeError("Settings are a list of 'key=value', or a dict: got a str. Put it in brackets.")
+    if not isinstance(settings, Mapping):
+        return list(settings)
+    found: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found += as_text({f"{key}.{name}": inner for name, inner in value.items()})
+        elif isinstance(value, Path):
+            found.append(f"{key}={json.dumps(str(value))}")
+        else:
+            try:
+                found.append(f"{key}={json.dumps(value)}")
+            except TypeError:
+                raise RecipeError(
+                    f"A setting is a number, a string, a truth value, or a list of these: got {type(value).__name__} "
+                    f"for {key}."
+                ) from None
+    return found
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
@@ -247,7 +289,16 @@ def _fill_in(values: dict[str, Any]) -> None:
     meta = values.setdefault("meta", {})
     if isinstance(meta, dict) and isinstance(loss, dict) and loss.get("kind") == "reinforce":
         meta.setdefault("optimizer", "trpo")
+    _fill_in_every(values)
     _fill_in_compile(values)
+
+
+def _fill_in_every(values: dict[str, Any]) -> None:
+    """A short run is validated too, some ten times."""
+    meta, validation = values.get("meta"), values.setdefault("validation", {})
+    iterations = meta.get("iterations", Meta().iterations) if isinstance(meta, dict) else None
+    if isinstance(iterations, int) and isinstance(validation, dict):
+        validation.setdefault("every", min(Validation().every, max(1, iterations // 10)))
 
 
 def _fill_in_compile(values: dict[str, Any]) -> None:
@@ -298,6 +349,8 @@ def _explain_one(detail: ErrorDetails) -> str:
         context = detail.get("ctx", {})
         return f"{key}.kind: {context.get('tag')!r} is unknown. Valid kinds: {context.get('expected_tags')}."
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] in ("list_type", "tuple_type"):
+        message = f"{message}, such as ['a', 'b'] (on a command line, --set '{key}=[\"a\", \"b\"]')"
     got = "" if isinstance(detail["input"], BaseModel | dict) else f", got {detail['input']!r}"
     return f"{key + ': ' if key else ''}{message}{got}."
 

@@ -102,6 +102,8 @@ class FolderTasks(ImageTasks):
     """Turn dark on light into light on dark, for grey levels; "auto": where the border is light."""
     fit: Literal["pad", "crop", "stretch"] = "pad"
     """What is done to pictures that are not square."""
+    unreadable: Literal["refuse", "drop"] = "refuse"
+    """Pictures that cannot be read: refuse the folder, or leave them out, and classes that have no others."""
     fractions: Fractions = [0.7, 0.15, 0.15]
     """Of the classes, unless the folder holds `train`, `val` and `test`."""
 
@@ -396,7 +398,7 @@ class Validation(Section):
     """Watching meta-validation tasks while training, to keep the best meta-parameters."""
 
     every: PositiveInt = 1000
-    """Iterations from one validation to the next."""
+    """Iterations from one validation to the next; by default a tenth of all, and no more than 1000."""
     tasks: PositiveInt = 200
     """How many."""
     steps: NonNegativeInt | None = None
@@ -437,6 +439,8 @@ class Evaluate(Section):
     """By default as in training."""
     method: Method | None = None
     """Of a pretrained classifier; by default that of the algorithm."""
+    repeats: PositiveInt = 1
+    """Of a table: how often each task's rows are divided anew into support and query; its result is the mean."""
     trajectories: Size | None = None
     """Of an environment: episodes for each step and each result; by default as many as in training."""
     later_steps: Annotated[float, Field(ge=0, le=1)] = 1.0

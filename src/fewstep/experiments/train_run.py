@@ -20,7 +20,7 @@ from fewstep.experiments.build import build_learner, metric_of
 from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
-from fewstep.experiments.recipe_files import differing_keys, load_recipe, recipe_values
+from fewstep.experiments.recipe_files import as_text, differing_keys, load_recipe, recipe_values
 from fewstep.experiments.runs import (
     as_many_as_there_are,
     computing_as,
@@ -56,7 +56,7 @@ def train(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
     out: str | Path,
-    settings: Iterable[str] = (),
+    settings: Iterable[str] | Mapping[str, Any] = (),
     data: str | Path | None = None,
     model: nn.Module | None = None,
     task_distribution: CustomTasks | None = None,
@@ -71,9 +71,9 @@ def train(
     Args:
         recipe: A bundled name, a TOML file, the values of a recipe, or one loaded.
         out: The run folder; new or empty, unless `resume`.
-        settings: `key=value` strings over the recipe, as for `--set`.
-        data: Folder that holds the data sets, for recipes that need one; of a run that goes on, also where its own
-            folder or table lies now.
+        settings: `key=value` strings over the recipe, as for `--set`, or values by dotted key.
+        data: Folder that holds the data sets, for recipes that need one; or where the recipe's own folder or table
+            lies, whatever it says itself.
         model: Your own module, where `model.kind = "custom"`.
         task_distribution: Your own, or one for each split, or an environment, where `tasks.kind = "custom"`.
         loss: Your own loss of outputs and targets, where `loss.kind = "custom"`.
@@ -89,7 +89,7 @@ def train(
     Raises:
         FewstepError: One of its kinds, each with what to do about it.
     """
-    path = Path(out)
+    path, settings = Path(out), as_text(settings)
     if isinstance(recipe, Recipe):  # complete: its iterations are meant
         loaded = load_recipe(recipe_values(recipe), settings)
     else:
@@ -107,21 +107,14 @@ def train(
     loaded_data = find_data(loaded, stored, data, task_distribution, device)
     if loaded.execution.compile:
         keep_compiled()
-        log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
     own: dict[str, Any] = {"module": model, "loss": loss, "algorithm": algorithm}
-    learner = build_learner(loaded, **own, environment=loaded_data.environment, device=device)
+    learner = build_learner(
+        loaded, **own, environment=loaded_data.environment, device=device, ragged=loaded_data.ragged
+    )
+    _tell_beforehand(loaded, model)
     begun_from: dict[str, Any] = {}
-    frozen = 0 if model is None else sum(not parameter.requires_grad for parameter in model.parameters())
-    if frozen:
-        log.warning("%d frozen parameters are not stored with the run: to load it, a module must have the same", frozen)
     if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
         begun_from = _begin_at(learner, open_run(loaded.meta.start))
-    if 0 < loaded.meta.iterations < loaded.validation.every:
-        log.warning(
-            "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
-            loaded.meta.iterations,
-            loaded.validation.every,
-        )
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_tasks(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)
@@ -130,21 +123,43 @@ def train(
         run = existing or _create(path, loaded, loaded_data, _versions(device) | begun_from)
         if existing is not None:
             run = _record_changes(existing, loaded, device)
-        # Where an iteration takes seconds, each counts; else as many as are validated together, up to a hundred.
-        log_every = 1 if loaded.loss.kind == "reinforce" else min(100, loaded.validation.every)
-        plan = loop.Plan(
-            iterations=loaded.meta.iterations,
-            batch_size=loaded.meta.batch_size,
-            seed=loaded.seed,
-            log_every=log_every,
-            validate_every=loaded.validation.every,
-            patience=loaded.validation.patience,
-        )
-        boards = [TensorBoard(path / "tensorboard", log_every)] if tensorboard_available() else []
+        plan = _plan(loaded)
+        boards = [TensorBoard(path / "tensorboard", plan.log_every)] if tensorboard_available() else []
         for board in boards:
             closing.callback(board.close)
         loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
     return run
+
+
+def _tell_beforehand(recipe: Recipe, model: nn.Module | None) -> None:
+    """What is better known before hours go by."""
+    if recipe.execution.compile:
+        log.info("The meta-gradient is compiled, which takes a minute or so the first time on a machine")
+    frozen = 0 if model is None else sum(not parameter.requires_grad for parameter in model.parameters())
+    if frozen:
+        log.warning("%d frozen parameters are not stored with the run: to load it, a module must have the same", frozen)
+    if 0 < recipe.meta.iterations < recipe.validation.every:
+        log.warning(
+            "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
+            recipe.meta.iterations,
+            recipe.validation.every,
+        )
+
+
+def _plan(recipe: Recipe) -> loop.Plan:
+    return loop.Plan(
+        iterations=recipe.meta.iterations,
+        batch_size=recipe.meta.batch_size,
+        seed=recipe.seed,
+        # Where an iteration takes seconds, each counts; else as many as are validated together, up to a hundred.
+        log_every=1 if recipe.loss.kind == "reinforce" else min(100, recipe.validation.every),
+        validate_every=recipe.validation.every,
+        patience=recipe.validation.patience,
+    )
+
+
+_LENGTH = ("meta.iterations", "validation.patience")
+"""What a run may have more of when it goes on."""
 
 
 def asks_for_more(asked: Recipe, recorded: Recipe) -> str | None:
@@ -176,13 +191,16 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
 
 
 def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
-    """The settings of a resume: iterations and execution, as recorded unless they say otherwise."""
+    """The settings of a resume: length, validation and execution as recorded, unless they say otherwise."""
     chosen = list(settings)
     if "config.json" not in contents(path):
         return chosen
     recorded = recipe_of(RunFolder(path))
     execution = recorded.execution.model_dump(exclude_none=True)
-    known = {"meta.iterations": recorded.meta.iterations, **{f"execution.{key}": execution[key] for key in execution}}
+    known: dict[str, Any] = {f"execution.{key}": execution[key] for key in execution}
+    known |= {"meta.iterations": recorded.meta.iterations, "validation.every": recorded.validation.every}
+    if recorded.validation.patience is not None:
+        known["validation.patience"] = recorded.validation.patience
     asked = {setting.replace(" ", "").partition("=")[0] for setting in chosen}
     if "execution.over_tasks" in asked:  # which chunks do not go with, if it is one task after the other
         known.pop("execution.chunk_size", None)
@@ -263,15 +281,18 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
     if not resume and not {"checkpoint.pt", "best.safetensors", "params.safetensors"} & set(present):
         return None  # it never came to save anything: a first attempt that failed blocks nothing
     if not resume:
+        same = not [key for key in _differing(recipe, recipe_of(run)) if key not in _LENGTH]
+        go_on = "add --resume (resume=True) to go on with it, or " if same else ""
         raise RunError(
-            f"{path} already holds a run of {run.config.get('name')}: add --resume (resume=True) to go on with it, "
-            "or choose another --out."
+            f"{path} already holds a run of {'' if same else 'another recipe, '}{run.config.get('name')}: {go_on}"
+            "choose another --out."
         )
-    differing = [key for key in _differing(recipe, recipe_of(run)) if key != "meta.iterations"]
+    differing = [key for key in _differing(recipe, recipe_of(run)) if key not in _LENGTH]
     if differing:
         raise RunError(
-            f"A run goes on as it began, apart from meta.iterations and how it is executed: {', '.join(differing)} "
-            f"differ from the recipe in {path / 'config.json'}. Leave them as they were, or choose another --out."
+            f"A run goes on as it began, apart from {', '.join(_LENGTH)} and how it is executed: "
+            f"{', '.join(differing)} differ from the recipe in {path / 'config.json'}. Leave them as they were, or "
+            "choose another --out."
         )
     asked, recorded = recipe.meta.iterations, recipe_of(run).meta.iterations
     if asked != recorded and (asked < recorded or recipe.meta.schedule != "constant"):

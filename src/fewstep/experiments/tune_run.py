@@ -13,9 +13,9 @@ import torch
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import build_learner
-from fewstep.experiments.data import load_data
+from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
-from fewstep.experiments.recipe_files import load_recipe
+from fewstep.experiments.recipe_files import as_text, load_recipe
 from fewstep.experiments.runs import computing_as, shots_and_queries
 from fewstep.experiments.sections import Averaging, ReinforceLoss
 
@@ -50,7 +50,7 @@ class Timed(NamedTuple):
 def tune(
     recipe: str | Path | Mapping[str, Any],
     *,
-    settings: Iterable[str] = (),
+    settings: Iterable[str] | Mapping[str, Any] = (),
     data: Path | None = None,
     device: str = "cpu",
     rounded: bool = False,
@@ -62,7 +62,7 @@ def tune(
     Args:
         recipe: A bundled name, a TOML file, or the values of a recipe.
         settings: `key=value` strings over the recipe; what they say of its execution is not varied.
-        data: Folder that holds the data sets, for recipes that need one.
+        data: As for `train`.
         device: Where to compute.
         rounded: Whether to try products in bfloat16 too.
         seconds: Timed in each of two rounds, so that a slow minute of the machine meets all ways.
@@ -74,7 +74,7 @@ def tune(
     Raises:
         FewstepError: The recipe or its data are at fault, or it needs objects from Python.
     """
-    settings = list(settings)
+    settings = as_text(settings)
     base = load_recipe(recipe, settings)
     if "custom" in (base.tasks.kind, base.model.kind, base.loss.kind, base.algorithm.kind):
         raise RecipeError(
@@ -82,14 +82,14 @@ def tune(
             "from Python. Time `learner.step` there."
         )
     device = checked_device(device)
-    loaded = load_data(base, data, device=device)
+    loaded = find_data(base, None, data, None, device)
     tasks = loaded.distribution("train", *shots_and_queries(base))
     keep_compiled()
     runs: dict[tuple[str, ...], tuple[_Execution, list[float]]] = {}
     for candidate in _candidates(base, settings, device, rounded=rounded):
         progress(", ".join(candidate))
         asked = load_recipe(recipe, [*settings, *candidate])
-        learner = build_learner(asked, environment=loaded.environment, device=device)
+        learner = build_learner(asked, environment=loaded.environment, device=device, ragged=loaded.ragged)
         execution = _Execution(asked, learner, tasks)
         runs[candidate] = execution, [execution.seconds()]
     for _ in range(_ROUNDS):

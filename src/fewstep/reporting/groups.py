@@ -42,6 +42,7 @@ _KIND = (
     "ways",
     "shots",
     "queries",
+    "repeats",
     "trajectories",
     "normalization",
     "evaluation_seed",

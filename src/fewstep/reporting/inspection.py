@@ -86,7 +86,8 @@ def parts_table(inspection: Inspection) -> Table:
     details = ", ".join(filter(None, (described(field, inspection) for field in _PROTOCOL)))
     head = f"head: {', '.join(inspection['head']['parameters'])}"
     title = f"{sentence(_metric(inspection))} by what adapts"
-    table = empty_table(title, f"{head}\n{details}\n±: {_INTERVAL}")
+    note = f"{ABSENT}: the gain is within its interval of none, so there is none to share"
+    table = empty_table(title, f"{head}\n{details}\n±: {_INTERVAL}\n{note}")
     table.add_column("initialisation", no_wrap=True)
     table.add_column("what adapts")
     for step in steps:

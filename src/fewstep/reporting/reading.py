@@ -141,7 +141,7 @@ def mixed_tasks(entries: Iterable[Entry]) -> bool:
     for _, evaluation in entries:
         setting = tuple(
             evaluation.get(field)
-            for field in ("tasks_from", "split", "tasks", "ways", "shots", "queries", "trajectories")
+            for field in ("tasks_from", "split", "tasks", "ways", "shots", "queries", "repeats", "trajectories")
         )
         settings.setdefault(setting, set()).add(evaluation.get("fingerprint"))
     return any(len(fingerprints) > 1 for fingerprints in settings.values())
@@ -166,6 +166,8 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
             return "meta-validation" if value == "val" else f"meta-{value}"
         case "ways" | "shots", _:
             return f"{value}-{field.removesuffix('s')}"
+        case "repeats", _:
+            return f"mean of {value} divisions of each task's rows"
         case "trajectories", _:
             return f"{value} trajectories"
         case "queries", 1:

@@ -15,7 +15,7 @@ from fewstep.reporting.walks import walks_figure
 from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from rich.table import Table
@@ -81,6 +81,31 @@ def compare_runs(paths: Iterable[Path], out: Path) -> tuple[list[Table], Path | 
     if found := differences(entries):
         tables.append(difference_table(found))
     return tables, path
+
+
+def compared_values(paths: Iterable[Path]) -> dict[str, Any]:
+    """What `compare_runs` tells, as plain values.
+
+    Args:
+        paths: Run folders.
+
+    Returns:
+        "evaluations" and "differences", each evaluation with its "label" first.
+
+    Raises:
+        RunError: A folder is no run or has no evaluation.
+    """
+    entries = grouped_by_seed(list(_labelled(paths).values()))
+    parts = {"evaluations": entries, "differences": differences(entries)}
+    return {
+        part: [{"label": label, **evaluation, "per_task": _file(evaluation)} for label, evaluation in each]
+        for part, each in parts.items()
+    }
+
+
+def _file(evaluation: Mapping[str, Any]) -> str | None:
+    file = evaluation.get("per_task")
+    return None if file is None else str(file)
 
 
 def inspection_path(run: RunFolder) -> Path:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fewstep.reporting.reading import Entry
 
-_TITLE = ("metric", "split", "tasks", "tasks_from", "ways", "shots", "queries", "trajectories")
+_TITLE = ("metric", "split", "tasks", "tasks_from", "ways", "shots", "queries", "repeats", "trajectories")
 _DETAILS = ("normalization", "checkpoint", "inner_lr", "fingerprint")
 _HEADERS = {"normalization": "normalized", "inner_lr": "rate", "tasks_from": "tasks of"}
 USUAL_STEPS = (0, 1, 5, 10)
@@ -46,7 +46,7 @@ def evaluation_table(entries: Sequence[Entry], steps: Collection[int] | None = N
 
     Args:
         entries: Labels and evaluations; those of `groups.grouped_by_seed`, for instance.
-        steps: Numbers of gradient steps to show; by default 0, 1, 5, 10, the last, and the paper's.
+        steps: Numbers of gradient steps to show; by default 0, 1, 5, 10, those trained with, the last, and the paper's.
 
     Returns:
         The table.
@@ -186,6 +186,7 @@ def _steps_shown(entries: Sequence[Entry], chosen: Collection[int] | None) -> li
     present = set().union(*evaluated)
     if chosen is None:
         usual = {*USUAL_STEPS, *(steps[-1] for steps in evaluated)}
+        usual.update(evaluation["trained_steps"] for _, evaluation in entries if evaluation.get("trained_steps"))
         usual.update(*(paper.values for _, evaluation in entries if (paper := published(evaluation))))
         return sorted(usual & present)
     if not present.issuperset(chosen):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fewstep.tasks.archives import Member
     from fewstep.tasks.images import Preparation
 
+_ADVICE = 'Replace these files, take them away, or have a recipe leave them out with tasks.unreadable = "drop".'
 _SPLIT_WORDS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 
 
@@ -72,6 +73,8 @@ def load_folder(
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     splits: dict[Split, list[str]] | None = None,
     cache: Path | None = None,
+    *,
+    drop_unreadable: bool = False,
 ) -> tuple[PreparedImages, dict[Split, list[str]]]:
     """All pictures of a folder, and the split of its classes.
 
@@ -81,13 +84,17 @@ def load_folder(
         fractions: Shares of meta-train, meta-validation and meta-test, for a folder that is not split itself.
         splits: The split of an earlier time, to use again.
         cache: Where the prepared images are kept. None takes FEWSTEP_CACHE, or else the user's cache folder.
+        drop_unreadable: Whether pictures that cannot be read are left out, and classes that have no others.
 
     Raises:
         DataError: What is a class is not clear, there are too few, or pictures cannot be read.
     """
     folder = list_folder(path)
     chosen = splits or folder.splits or split_classes(path, folder.classes, fractions)
-    return prepare(f"folder {path.stem}", folder.classes, preparation, cache), chosen
+    images = prepare(
+        f"folder {path.stem}", folder.classes, preparation, cache, _ADVICE, drop_unreadable=drop_unreadable
+    )
+    return images, {split: [name for name in names if name in images.classes] for split, names in chosen.items()}
 
 
 def split_classes(

@@ -10,6 +10,7 @@ For pictures of a user's own, one folder for each class:
 from __future__ import annotations
 
 import io
+import logging
 import unicodedata
 import warnings
 from collections.abc import Iterable
@@ -39,6 +40,8 @@ _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 _READABLE = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _SUFFIXES = (*_READABLE, ".heic", ".heif", ".avif", ".jxl", ".svg")
 """Names of pictures. Those that are not readable are told of, rather than passed over."""
+
+log = logging.getLogger(__name__)
 
 _INK = 64
 """The contrast of levels that every drawing has when it was cleaned, and no page on which no ink was found."""
@@ -269,6 +272,25 @@ def read_pictures(
             prepared[index] = read
     _require_readable(len(pictures), unreadable, advice)
     return prepared
+
+
+def read_readable(pictures: Sequence[Picture], preparation: Preparation) -> tuple[Tensor, list[bool]]:
+    """Those pictures that can be read, prepared, and which these are; the others are told of.
+
+    Args:
+        pictures: As for `read_pictures`.
+        preparation: What to do to them.
+
+    Returns:
+        uint8 `[readable pictures, channels, height, width]`, and for each picture whether it is among them.
+    """
+    read = list(_each(pictures, preparation))
+    kept = [each for each in read if not isinstance(each, str)]
+    if unreadable := [each for each in read if isinstance(each, str)]:
+        log.warning("Left out %d of %d pictures, unreadable: %s", len(unreadable), len(read), listing(unreadable))
+    size = preparation.image_size
+    images = torch.stack(kept) if kept else torch.empty(0, preparation.channels, size, size, dtype=torch.uint8)
+    return images, [not isinstance(each, str) for each in read]
 
 
 def prepare_arrays(pictures: np.ndarray, preparation: Preparation) -> Tensor:

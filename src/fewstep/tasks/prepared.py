@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fewstep.errors import DataError
-from fewstep.tasks.images import Preparation, read_pictures
+from fewstep.tasks.images import Preparation, read_pictures, read_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -62,6 +63,8 @@ def prepare(
     preparation: Preparation,
     cache: Path | None = None,
     advice: str = "Replace these files or take them away.",
+    *,
+    drop_unreadable: bool = False,
 ) -> PreparedImages:
     """The pictures of all classes, from the cached file of an earlier time where there is one.
 
@@ -71,6 +74,7 @@ def prepare(
         preparation: What to do to a picture.
         cache: Folder of cached files. None takes FEWSTEP_CACHE, or else the user's cache folder.
         advice: What to do about unreadable pictures.
+        drop_unreadable: Whether they are left out, and classes that have no others.
 
     Raises:
         DataError: Lists the pictures that cannot be read.
@@ -79,9 +83,14 @@ def prepare(
     def images() -> tuple[Tensor, dict[str, int]]:
         members = [member for pictures in classes.values() for member in pictures]
         log.info("Preparing the %d pictures of %s, once", len(members), what)
-        return read_pictures(members, preparation, advice), {name: len(each) for name, each in classes.items()}
+        if not drop_unreadable:
+            return read_pictures(members, preparation, advice), {name: len(each) for name, each in classes.items()}
+        readable, which = read_readable(members, preparation)
+        owners = [name for name, each in classes.items() for _ in each]
+        return readable, dict(Counter(owner for owner, kept in zip(owners, which, strict=True) if kept))
 
-    return cached(what, _key(classes, preparation), images, cache)
+    key = _key(classes, preparation)
+    return cached(what, f"{key}-readable" if drop_unreadable else key, images, cache)
 
 
 def cached(

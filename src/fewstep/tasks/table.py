@@ -242,8 +242,8 @@ class TableTasks:
         if short:
             raise DataError(
                 f"Every task needs at least {self.shots + 1} rows, {self.shots} for support and 1 for query: "
-                f"got {len(short)} with fewer, {listed(short)}. Lower `tasks.shots` (--shots), or leave these "
-                'tasks out with tasks.incomplete = "drop".'
+                f"got {len(short)} with fewer, {listed(short)}. Lower `tasks.shots` (--shots), or train a "
+                'run that leaves tasks out which are too small for its own shots, with tasks.incomplete = "drop".'
             )
 
     def sample(self, num_tasks: int, generator: Generator) -> Task | list[Task]:

@@ -152,6 +152,15 @@ def train(
             if stop_requested():
                 save()
                 raise Interrupted(f"Stopped after iteration {learner.iteration} of {plan.iterations}; saved {path}.")
+    if learner.iteration < plan.iterations:
+        log.warning(
+            "Stopped after iteration %d of %d: the last %d validations were no better than that of iteration %d. To go "
+            "on, resume with a larger validation.patience",
+            learner.iteration,
+            plan.iterations,
+            progress.stale,
+            progress.best_iteration,
+        )
     save()
     if progress.count:  # the last, shorter interval; the checkpoint does not know it, so that a resume may go on
         _record(run, learner.iteration, progress, progress.seconds, partial=True)

@@ -34,7 +34,9 @@ class TensorBoard:
         if self._writer is None:
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), flush_secs=20)
+            # What a run that was killed had written beyond its checkpoint, it writes again when it goes on.
+            again = iteration if self._folder.is_dir() else None
+            self._writer = SummaryWriter(str(self._folder), purge_step=again, flush_secs=20)
         for name, value in record.items():
             group = "validation" if name.startswith("val_") else "train"
             self._writer.add_scalar(f"{group}/{name.removeprefix('val_')}", value, iteration)
