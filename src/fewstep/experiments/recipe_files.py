@@ -1,4 +1,4 @@
-"""Recipes read, changed and explained, without importing torch.
+"""Recipes read and changed, without importing torch.
 
 Whatever is unknown, of the wrong type or impossible is a `RecipeError` that names the file, the key and the valid keys.
 """
@@ -12,18 +12,19 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.config import PAYS_TO_COMPILE, Recipe
-from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Evaluate, Meta, Validation
+from fewstep.experiments.config import Recipe
+from fewstep.experiments.recipe_defaults import fill_in
+from fewstep.experiments.recipe_faults import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pydantic_core import ErrorDetails
+    from fewstep.experiments.sections import Evaluate
 
 
 def bundled_recipes() -> dict[str, str]:
@@ -76,11 +77,11 @@ def load_recipe(
         _set(values, setting)
     where = f"{where} with {', '.join(settings)}" if settings else where
     _resolve(values, Path())
-    _fill_in(values)
+    fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(_explain(where, error)) from None
+        raise RecipeError(explained(where, error)) from None
     return recipe
 
 
@@ -120,7 +121,7 @@ def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
     try:
         plan = Recipe.model_validate(recipe.model_dump(by_alias=True) | {"evaluate": chosen}).evaluate
     except ValidationError as error:
-        raise RecipeError(_explain("the evaluation asked for", error)) from None
+        raise RecipeError(explained("the evaluation asked for", error)) from None
     normalizes = getattr(recipe.model, "norm", None) != "none"
     return plan if normalizes else plan.model_copy(update={"normalization": None})  # nothing could follow a policy
 
@@ -275,113 +276,3 @@ def _set(values: dict[str, Any], setting: str) -> None:
     section[parts[-1]] = value
     if parts == ["algorithm", "kind"] and value == "joint":  # of which a file for another kind may well speak
         section.pop("steps", None)
-
-
-def _fill_in(values: dict[str, Any]) -> None:
-    """Defaults that depend on other values: the loss follows from the kind of tasks, the optimizer from the loss."""
-    tasks, loss = values.get("tasks"), values.setdefault("loss", {})
-    if isinstance(tasks, dict) and isinstance(loss, dict) and "kind" not in loss:
-        images = ("omniglot", "glyphs", "miniimagenet", "folder")
-        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse"} | dict.fromkeys(images, "cross_entropy")
-        natural |= dict.fromkeys(ENVIRONMENTS, "reinforce")
-        if str(tasks.get("kind")) in natural:
-            loss["kind"] = natural[str(tasks.get("kind"))]
-    meta = values.setdefault("meta", {})
-    if isinstance(meta, dict) and isinstance(loss, dict) and loss.get("kind") == "reinforce":
-        meta.setdefault("optimizer", "trpo")
-    _fill_in_every(values)
-    _fill_in_compile(values)
-
-
-def _fill_in_every(values: dict[str, Any]) -> None:
-    """A short run is validated too, some ten times."""
-    meta, validation = values.get("meta"), values.setdefault("validation", {})
-    iterations = meta.get("iterations", Meta().iterations) if isinstance(meta, dict) else None
-    if isinstance(iterations, int) and isinstance(validation, dict):
-        validation.setdefault("every", min(Validation().every, max(1, iterations // 10)))
-
-
-def _fill_in_compile(values: dict[str, Any]) -> None:
-    """Whether to compile follows from the recipe alone, so that a run executes alike wherever it goes on."""
-
-    def value(section: str, key: str, default: Any = None) -> Any:
-        found = values.get(section, {})
-        return found.get(key, default) if isinstance(found, dict) else None
-
-    execution = values.setdefault("execution", {})
-    if not isinstance(execution, dict) or "compile" in execution:
-        return
-    least = PAYS_TO_COMPILE.get(str(value("model", "kind")))
-    iterations = value("meta", "iterations", Meta().iterations)
-    filters = value("model", "filters", ConvNetModel.model_fields["filters"].default)
-    is_deep = value("model", "kind") == "convnet"
-    meta_learns = value("algorithm", "kind") != "averaging"
-    one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
-    known = value("loss", "kind") not in ("custom", "reinforce") and value("algorithm", "kind") != "custom"
-    by_default = known and execution.get("over_tasks", "auto") == "auto"
-    execution["compile"] = bool(
-        least
-        and isinstance(iterations, int)
-        and isinstance(filters, int)
-        and iterations * (filters if is_deep else 1) >= least
-        and meta_learns
-        and one_size
-        and by_default
-    )
-
-
-def _explain(where: str, error: ValidationError) -> str:
-    lines = [f"{where} is not a possible recipe:"]
-    lines += [f"  {_explain_one(detail)}" for detail in error.errors(include_url=False)]
-    return "\n".join(lines)
-
-
-def _explain_one(detail: ErrorDetails) -> str:
-    key, section = _locate(detail["loc"])
-    valid = ", ".join(field.alias or name for name, field in section.model_fields.items())
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key. Valid keys here: {valid}."
-    if detail["type"] == "missing":
-        return f"{key}: missing. Keys here: {valid}."
-    if detail["type"] == "union_tag_not_found":
-        return f"{key}: `kind` is missing. Valid kinds: {', '.join(map(repr, _kinds(key)))}."
-    if detail["type"] == "union_tag_invalid":
-        context = detail.get("ctx", {})
-        return f"{key}.kind: {context.get('tag')!r} is unknown. Valid kinds: {context.get('expected_tags')}."
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] in ("list_type", "tuple_type"):
-        message = f"{message}, such as ['a', 'b'] (on a command line, --set '{key}=[\"a\", \"b\"]')"
-    got = "" if isinstance(detail["input"], BaseModel | dict) else f", got {detail['input']!r}"
-    return f"{key + ': ' if key else ''}{message}{got}."
-
-
-def _kinds(key: str) -> list[str]:
-    """Of the section with this name."""
-    members = get_args(Recipe.model_fields[key].annotation)
-    return [kind for member in members for kind in get_args(member.model_fields["kind"].annotation)]
-
-
-def _locate(loc: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
-    """The dotted key of an error, and the section that it stands in."""
-    section: type[BaseModel] = Recipe
-    parts: list[str] = []
-    candidates: list[type[BaseModel]] = []
-    for place in loc:
-        tagged = [
-            c for c in candidates if "kind" in c.model_fields and place in get_args(c.model_fields["kind"].annotation)
-        ]
-        if tagged:  # pydantic names the member of a union by its `kind`, which is no part of the key
-            section, candidates = tagged[0], []
-            continue
-        field = next((f for n, f in section.model_fields.items() if place in (n, f.alias)), None)
-        if field is not None:
-            annotation = field.annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel) and place != loc[-1]:
-                section = annotation
-            candidates = [c for c in get_args(annotation) if isinstance(c, type) and issubclass(c, BaseModel)]
-        if isinstance(place, int):
-            parts[-1] += f"[{place}]"
-            section = next((c for c in candidates if "kind" not in c.model_fields), section)
-        elif field is not None or parts != ["loss", "scale"]:  # after which pydantic names the type that it tried
-            parts.append(str(place))
-    return ".".join(parts), section

@@ -1,0 +1,65 @@
+"""Defaults of a recipe that follow from its other values, and are written into it: so a run says all of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fewstep.experiments.config import PAYS_TO_COMPILE
+from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Meta, Validation
+
+
+def fill_in(values: dict[str, Any]) -> None:
+    """The loss follows from the kind of tasks, the optimizer from the loss, validation and compiling from the length.
+
+    Args:
+        values: Of a recipe, perhaps no possible one; written into.
+    """
+    tasks, loss = values.get("tasks"), values.setdefault("loss", {})
+    if isinstance(tasks, dict) and isinstance(loss, dict) and "kind" not in loss:
+        images = ("omniglot", "glyphs", "miniimagenet", "folder")
+        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse"} | dict.fromkeys(images, "cross_entropy")
+        natural |= dict.fromkeys(ENVIRONMENTS, "reinforce")
+        if str(tasks.get("kind")) in natural:
+            loss["kind"] = natural[str(tasks.get("kind"))]
+    meta = values.setdefault("meta", {})
+    if isinstance(meta, dict) and isinstance(loss, dict) and loss.get("kind") == "reinforce":
+        meta.setdefault("optimizer", "trpo")
+    _every(values)
+    _compile(values)
+
+
+def _every(values: dict[str, Any]) -> None:
+    """A short run is validated too, some ten times."""
+    meta, validation = values.get("meta"), values.setdefault("validation", {})
+    iterations = meta.get("iterations", Meta().iterations) if isinstance(meta, dict) else None
+    if isinstance(iterations, int) and isinstance(validation, dict):
+        validation.setdefault("every", min(Validation().every, max(1, iterations // 10)))
+
+
+def _compile(values: dict[str, Any]) -> None:
+    """Whether to compile follows from the recipe alone, so that a run executes alike wherever it goes on."""
+
+    def value(section: str, key: str, default: Any = None) -> Any:
+        found = values.get(section, {})
+        return found.get(key, default) if isinstance(found, dict) else None
+
+    execution = values.setdefault("execution", {})
+    if not isinstance(execution, dict) or "compile" in execution:
+        return
+    least = PAYS_TO_COMPILE.get(str(value("model", "kind")))
+    iterations = value("meta", "iterations", Meta().iterations)
+    filters = value("model", "filters", ConvNetModel.model_fields["filters"].default)
+    is_deep = value("model", "kind") == "convnet"
+    meta_learns = value("algorithm", "kind") != "averaging"
+    one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
+    known = value("loss", "kind") not in ("custom", "reinforce") and value("algorithm", "kind") != "custom"
+    by_default = known and execution.get("over_tasks", "auto") == "auto"
+    execution["compile"] = bool(
+        least
+        and isinstance(iterations, int)
+        and isinstance(filters, int)
+        and iterations * (filters if is_deep else 1) >= least
+        and meta_learns
+        and one_size
+        and by_default
+    )
