@@ -15,7 +15,7 @@ from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import load_recipe
-from fewstep.tasks.table import DOSE_RESPONSE, Standardization, TableTasks, read_table, split_tasks
+from fewstep.tasks.table import DOSE_RESPONSE, GroupedRows, Standardization, read_table, split_tasks
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_dose_response.py"
 SMALL = "site,x,z,y\nb,1,10,0.5\na,2,20,1.5\nb,3,30,2.5\n"
@@ -337,7 +337,7 @@ def test_values_whose_variance_overflows_are_refused():
 
 
 def test_support_and_query_are_disjoint_rows_of_one_task():
-    tasks = TableTasks(numbered(8, 8, 8), shots=3, queries=4).sample(3, generator(0))
+    tasks = GroupedRows(numbered(8, 8, 8), shots=3, queries=4).sample(3, generator(0))
     assert isinstance(tasks, Task)
     assert tasks.support.inputs.shape == (3, 3, 1)
     assert tasks.query.targets.shape == (3, 4, 1)
@@ -348,19 +348,19 @@ def test_support_and_query_are_disjoint_rows_of_one_task():
 
 
 def test_all_remaining_rows_are_queries_unless_a_number_is_given():
-    for support, query in rows_of(TableTasks(numbered(5, 9), shots=2).sample(2, generator(0))):
+    for support, query in rows_of(GroupedRows(numbered(5, 9), shots=2).sample(2, generator(0))):
         assert sorted(support + query) == sorted(numbered(5, 9)[f"t{int(support[0] // 100)}"].inputs.flatten().tolist())
 
 
 def test_ragged_tasks_are_stacked_by_size():
-    tasks = TableTasks(numbered(4, 9, 6, 4, 7), shots=3, queries=3).sample(5, generator(0))
+    tasks = GroupedRows(numbered(4, 9, 6, 4, 7), shots=3, queries=3).sample(5, generator(0))
     assert isinstance(tasks, list)
     assert [tuple(task.support.inputs.shape) for task in tasks] == [(2, 3, 1), (3, 3, 1)]
     assert [tuple(task.query.inputs.shape) for task in tasks] == [(2, 1, 1), (3, 3, 1)]
 
 
 def test_drawing_as_many_tasks_as_there_are_visits_each_once():
-    tasks = TableTasks(numbered(*[4] * 6), shots=2)
+    tasks = GroupedRows(numbered(*[4] * 6), shots=2)
     visited = [support[0] // 100 for support, _ in rows_of(tasks.sample(6, generator(1)))]
     assert sorted(visited) == [0, 1, 2, 3, 4, 5]
     assert len(rows_of(tasks.sample(20, generator(1)))) == 20
@@ -368,21 +368,21 @@ def test_drawing_as_many_tasks_as_there_are_visits_each_once():
 
 def test_names_come_in_the_order_of_the_tasks_drawn():
     groups = {f"t{i}": Batch(torch.full((3 + i % 3, 1), float(i)), torch.zeros(3 + i % 3, 1)) for i in range(9)}
-    tasks = TableTasks(groups, shots=2)
+    tasks = GroupedRows(groups, shots=2)
     drawn = tasks.sample(7, generator(0, "names"))
     values = [value for task in drawn for value in task.support.inputs[:, 0, 0].tolist()]
     assert tasks.names(7, generator(0, "names")) == [f"t{value:.0f}" for value in values]
 
 
 def test_the_same_stream_draws_the_same_tasks():
-    tasks = TableTasks(numbered(5, 9, 6, 9, 7), shots=3, queries=5)
+    tasks = GroupedRows(numbered(5, 9, 6, 9, 7), shots=3, queries=5)
     first, again, other = (rows_of(tasks.sample(4, generator(seed))) for seed in (0, 0, 1))
     assert first == again
     assert first != other
 
 
 def test_every_row_is_drawn_for_support_equally_often():
-    tasks = TableTasks(numbered(5), shots=2)
+    tasks = GroupedRows(numbered(5), shots=2)
     draws = [row for support, _ in rows_of(tasks.sample(1000, generator(0))) for row in support]
     counts = [draws.count(row) for row in range(5)]
     assert counts == pytest.approx([400] * 5, abs=70)  # 4.5 standard deviations of a binomial(1000, 0.4)
@@ -390,27 +390,27 @@ def test_every_row_is_drawn_for_support_equally_often():
 
 def test_tasks_with_too_few_rows_are_listed_in_one_error():
     with pytest.raises(DataError, match=r"at least 4 rows.*: got 2 with fewer, 't0' \(3\), 't2' \(1\)\. Lower `tasks"):
-        TableTasks(numbered(3, 4, 1), shots=3)
+        GroupedRows(numbered(3, 4, 1), shots=3)
     with pytest.raises(DataError, match=r"got 14 with fewer, .*'t9' \(2\), and 4 more\."):
-        TableTasks(numbered(*[2] * 14), shots=5)
+        GroupedRows(numbered(*[2] * 14), shots=5)
 
 
 @pytest.mark.parametrize(("shots", "queries"), [(0, 1), (1, 0)])
 def test_shots_and_queries_are_at_least_one(shots, queries):
     with pytest.raises(ValueError, match=f"got shots={shots} and queries={queries}"):
-        TableTasks(numbered(3), shots, queries)
+        GroupedRows(numbered(3), shots, queries)
     with pytest.raises(ValueError, match="at least one task"):
-        TableTasks({}, 1)
+        GroupedRows({}, 1)
 
 
 def test_a_curve_shows_all_rows_of_one_task_by_ascending_input():
     x = torch.tensor([[3.0], [1], [2], [0]])
-    curve = TableTasks({"a": Batch(x, 10 * x)}, shots=2).curve(generator(0))
+    curve = GroupedRows({"a": Batch(x, 10 * x)}, shots=2).curve(generator(0))
     assert curve.inputs.flatten().tolist() == [0, 1, 2, 3]
     assert curve.targets.flatten().tolist() == [0, 10, 20, 30]
     assert curve.task.support.inputs.shape == curve.task.query.inputs.shape == (2, 1)
     with pytest.raises(DataError, match="one input column and one target column: got 2 and 1"):
-        TableTasks({"a": Batch(x.expand(4, 2), x)}, shots=2).curve(generator(0))
+        GroupedRows({"a": Batch(x.expand(4, 2), x)}, shots=2).curve(generator(0))
 
 
 # --- bundled example
@@ -426,7 +426,7 @@ def test_the_bundled_table_is_a_ragged_distribution_of_tasks():
     assert {name: len(tasks) for name, tasks in splits.items()} == {"train": 168, "val": 36, "test": 36}
     assert {len(batch.targets) for batch in table.groups.values()} == set(range(10, 17))
     scale = Standardization.fit([table.groups[name] for name in splits["train"]])
-    tasks = TableTasks({name: scale.standardize(table.groups[name]) for name in splits["test"]}, shots=5)
+    tasks = GroupedRows({name: scale.standardize(table.groups[name]) for name in splits["test"]}, shots=5)
     drawn = as_list(tasks.sample(36, generator(0, "test")))
     assert sum(len(task.support.inputs) for task in drawn) == 36
     assert [task.query.inputs.shape[1] for task in drawn] == [5, 6, 7, 8, 9, 10, 11]

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CustomTasks: TypeAlias = "TaskDistribution | Mapping[str, TaskDistribution] | Environment"
+OwnTasks: TypeAlias = "TaskDistribution | Mapping[str, TaskDistribution] | Environment"
 """What may be passed from Python: a distribution for every split, or one for each; or an environment."""
 
 
@@ -79,7 +79,7 @@ class Data(NamedTuple):
 def load_data(
     recipe: Recipe,
     folder: Path | None = None,
-    custom: CustomTasks | None = None,
+    custom: OwnTasks | None = None,
     stored: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Data:
@@ -140,7 +140,7 @@ def find_data(
     recipe: Recipe,
     stored: Mapping[str, Any] | None,
     folder: str | Path | None,
-    custom: CustomTasks | None,
+    custom: OwnTasks | None,
     device: str,
 ) -> Data:
     """The data of a recipe, or of a run that stored their record.
@@ -321,7 +321,7 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         groups = {name: scale.standardize(read.groups[name]) for name in splits[split] if name in read.groups}
-        return table.TableTasks(groups, shots or tasks.shots, queries)
+        return table.GroupedRows(groups, shots or tasks.shots, queries)
 
     record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
     record |= {} if bundled else {"file": str(path.expanduser().resolve())}

@@ -25,7 +25,7 @@ from fewstep.experiments.runs import (
 )
 from fewstep.experiments.transfer import transferred
 from fewstep.learners.reinforcement import ReinforcementLearner
-from fewstep.tasks.table import TableTasks
+from fewstep.tasks.table import GroupedRows
 from fewstep.training.evaluation import Evaluation, measured, streams, tell_of_non_finite
 from fewstep.training.records import MORE_IS_BETTER
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
     from fewstep.experiments.config import Recipe
-    from fewstep.experiments.data import CustomTasks, Data
+    from fewstep.experiments.data import Data, OwnTasks
     from fewstep.experiments.sections import Evaluate, Method
     from fewstep.learners.supervised import Loss
     from fewstep.names import Checkpoint, Normalization, Split
@@ -62,7 +62,7 @@ def evaluate(
     checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
-    task_distribution: CustomTasks | None = None,
+    task_distribution: OwnTasks | None = None,
     loss: Loss | None = None,
     algorithm: AlgorithmFactory | None = None,
     metrics: Mapping[str, Loss] | None = None,
@@ -136,7 +136,7 @@ def evaluate_each(
     checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
-    task_distribution: CustomTasks | None = None,
+    task_distribution: OwnTasks | None = None,
     loss: Loss | None = None,
     algorithm: AlgorithmFactory | None = None,
     metrics: Mapping[str, Loss] | None = None,
@@ -309,7 +309,7 @@ def _curves(
             "at_once": data.at_once,
         }
         evaluation = Evaluation(*measured(curves_of, distribution, **stream, progress=progress))
-        if not isinstance(distribution, TableTasks):
+        if not isinstance(distribution, GroupedRows):
             return evaluation
         return evaluation._replace(names=[name for each in streams(**stream) for name in distribution.names(*each)])
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
-    from fewstep.experiments.data import CustomTasks, Data
+    from fewstep.experiments.data import Data, OwnTasks
     from fewstep.learners.supervised import Loss
     from fewstep.training.loop import Watcher
 
@@ -59,7 +59,7 @@ def train(
     settings: Iterable[str] | Mapping[str, Any] = (),
     data: str | Path | None = None,
     model: nn.Module | None = None,
-    task_distribution: CustomTasks | None = None,
+    task_distribution: OwnTasks | None = None,
     loss: Loss | None = None,
     algorithm: AlgorithmFactory | None = None,
     device: str = "cpu",

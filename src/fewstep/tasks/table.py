@@ -6,7 +6,7 @@ becomes a distribution of tasks in four calls:
     table = read_table("assay.csv", task="compound", inputs=["log_dose"], targets=["response"])
     splits = split_tasks(table.groups)
     scale = Standardization.fit([table.groups[name] for name in splits["train"]])
-    tasks = TableTasks({name: scale.standardize(table.groups[name]) for name in splits["val"]}, shots=5)
+    tasks = GroupedRows({name: scale.standardize(table.groups[name]) for name in splits["val"]}, shots=5)
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _require_columns(what: str, values: Tensor, mean: Tensor) -> None:
 
 @final
 @dataclass(frozen=True, eq=False)
-class TableTasks:
+class GroupedRows:
     """The tasks of one split: p(T) is uniform over them, and a task's rows are divided afresh at each draw.
 
     Attributes:
