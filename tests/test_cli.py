@@ -55,6 +55,12 @@ def test_a_bundled_recipe_can_be_read_and_trained_as_a_file(fewstep, tmp_path):
     assert load_recipe(tmp_path / "mine.toml").meta.iterations == 0
 
 
+def test_a_recipe_and_all_keys_are_not_shown_at_once(fewstep):
+    code, _, err = fewstep("recipes", "navigation", "--keys")
+    assert code == 2
+    assert "not both" in err
+
+
 def test_the_version_is_told(fewstep):
     code, out, _ = fewstep("--version")
     assert (code, out) == (0, f"fewstep {metadata.version('fewstep')}\n")

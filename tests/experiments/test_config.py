@@ -11,7 +11,7 @@ import torch
 import fewstep
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import build_learner
+from fewstep.experiments.build import FromPython, build_learner
 from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import bundled_recipes, differing_keys, load_recipe, recipe_values
@@ -268,7 +268,7 @@ def test_a_model_of_the_users_own_is_compiled_only_where_asked_for():
     settings = ["meta.iterations=2", "meta.batch_size=3"]
     plain, compiled = (load_recipe(values, [*settings, f"execution.compile={choice}"]) for choice in ("false", "true"))
     tasks = Sinusoid(5, 5).sample(3, generator(0))
-    learners = [build_learner(recipe, module=mlp(1, 1, (8,))) for recipe in (plain, compiled)]
+    learners = [build_learner(recipe, FromPython(mlp(1, 1, (8,)))) for recipe in (plain, compiled)]
     learners[1].load_meta(learners[0].meta)
     for _ in range(2):
         one, other = (learner.step(tasks)["query_loss"] for learner in learners)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import build_model
+from fewstep.experiments.build import FromPython, build_model
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import learner_from, meta_file, open_run, recipe_of, stored_data, tell_of_unfinished
 from fewstep.experiments.sections import ImageTasks, MetaAlgorithm
@@ -108,7 +108,7 @@ def read_initialisation(
     Raises:
         FewstepError: They are not those of this recipe and module.
     """
-    learner = learner_from(file, recipe, model=model, loss=loss)
+    learner = learner_from(file, recipe, FromPython(model, loss))
     source = {"iteration": learner.iteration} | source
     return Initialisation(recipe, build_model(recipe, model), learner.meta, learner.constants(), source)
 

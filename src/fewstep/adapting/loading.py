@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.adapting.classifier import is_adapted, load_adapted
 from fewstep.errors import FewstepError
+from fewstep.experiments.build import FromPython
 from fewstep.experiments.build_reinforcement import build_environment, remembered
 from fewstep.experiments.runs import load_learner, open_run, recipe_of, stored_data, tell_of_unfinished
 from fewstep.training.records import RunFolder
@@ -62,10 +63,9 @@ def load(
     folder = open_run(run)
     tell_of_unfinished(folder, checkpoint)
     recipe = recipe_of(folder)
-    own = _environment(folder, recipe, task_distribution) if recipe.loss.kind == "reinforce" else None
-    return load_learner(
-        folder, recipe, checkpoint, model=model, loss=loss, algorithm=algorithm, environment=own, device=device
-    )
+    environment = _environment(folder, recipe, task_distribution) if recipe.loss.kind == "reinforce" else None
+    passed = FromPython(model, loss, algorithm)
+    return load_learner(folder, recipe, checkpoint, passed, environment=environment, device=device)
 
 
 def _environment(run: RunFolder, recipe: Recipe, custom: Environment | None) -> Environment:

@@ -244,4 +244,4 @@ def render(
             seed=seed,
             checkpoint=checkpoint,
         )
-    say(f"Wrote {out}: tasks {', '.join(f'{task:.3g}' for task in drawn)}, after {steps} gradient steps.", messages)
+    say(f"Wrote {out}: tasks {', '.join(f'{task:.3g}' for task in drawn)}, after {steps} gradient steps.")

@@ -25,6 +25,8 @@ def recipes(
     from fewstep.experiments.recipe_files import bundled_recipes, bundled_text
     from fewstep.reporting.tables import recipes_table
 
+    if name is not None and keys:
+        raise RecipeError("Give a NAME, to see its file, or --keys, to see all that a recipe may say: not both.")
     if name is not None:
         print(bundled_text(name), end="")
         return

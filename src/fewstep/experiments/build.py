@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -165,13 +165,30 @@ def build_algorithm(
     return plain.get(algorithm.kind, algorithms.maml)(rule, algorithm.steps)
 
 
+class FromPython(NamedTuple):
+    """What cannot stand in a recipe, and is passed beside it: to train a run, and again wherever it is opened.
+
+    Attributes:
+        model: The user's own module, for `model.kind = "custom"`.
+        loss: Their own loss, likewise.
+        algorithm: Their own algorithm, likewise: a function of the recipe's inner rule and its number of inner steps.
+        metrics: What else to evaluate, by name.
+    """
+
+    model: nn.Module | None = None
+    loss: Loss | None = None
+    algorithm: AlgorithmFactory | None = None
+    metrics: Mapping[str, Loss] | None = None
+
+
+NOTHING = FromPython()
+"""Beside a recipe that says all."""
+
+
 def build_learner(
     recipe: Recipe,
+    own: FromPython = NOTHING,
     *,
-    module: nn.Module | None = None,
-    loss: Loss | None = None,
-    algorithm: AlgorithmFactory | None = None,
-    metrics: Mapping[str, Loss] | None = None,
     environment: Environment | None = None,
     device: str = "cpu",
     ragged: bool = False,
@@ -180,10 +197,7 @@ def build_learner(
 
     Args:
         recipe: The experiment.
-        module: The user's own model.
-        loss: The user's own loss.
-        algorithm: The user's own algorithm, as a function of the recipe's inner rule and its number of inner steps.
-        metrics: What else to evaluate, by name.
+        own: What is passed beside it.
         environment: Of the tasks, for reinforcement learning.
         device: Where it computes.
         ragged: Whether its tasks come in many sizes.
@@ -191,14 +205,14 @@ def build_learner(
     Raises:
         RecipeError: The recipe does not fit the model, or lacks one.
     """
-    model, chosen = build_model(recipe, module, environment=environment), recipe.algorithm
+    model, chosen, algorithm = build_model(recipe, own.model, environment=environment), recipe.algorithm, own.algorithm
     if algorithm is not None and recipe.loss.kind == "reinforce":
         raise RecipeError(
             "A recipe of reinforcement learning takes no `algorithm=`: leave it out, or build a "
             "`fewstep.ReinforcementLearner` with yours."
         )
-    loss, own = _loss(recipe, loss)
-    metrics = own | dict(metrics or {})
+    loss, natural = _loss(recipe, own.loss)
+    metrics = natural | dict(own.metrics or {})
     try:
         if isinstance(chosen, MetaAlgorithm):
             if isinstance(recipe.loss, ReinforceLoss):
@@ -210,7 +224,7 @@ def build_learner(
             raise RecipeError(f"algorithm.kind = {chosen.kind!r} takes no `algorithm=`: leave it out.")
         if isinstance(chosen, Averaging):
             return AveragingLearner(
-                [build_model(recipe, module, copy) for copy in range(recipe.meta.batch_size)],
+                [build_model(recipe, own.model, copy) for copy in range(recipe.meta.batch_size)],
                 loss,
                 Sgd(chosen.inner_lr),
                 regularizer=chosen.regularizer,

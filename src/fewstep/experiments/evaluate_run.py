@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import metric_of
+from fewstep.experiments.build import NOTHING, FromPython, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluated import check_metrics, described, errors, file_name, per_task, points
 from fewstep.experiments.illustration import illustrate
@@ -106,6 +106,7 @@ def evaluate(
     (result,) = evaluate_each(
         run,
         [asked],
+        FromPython(model, loss, algorithm, metrics),
         tasks_from=tasks_from,
         steps=steps,
         tasks=tasks,
@@ -113,11 +114,7 @@ def evaluate(
         split=split,
         checkpoint=checkpoint,
         data=data,
-        model=model,
         task_distribution=task_distribution,
-        loss=loss,
-        algorithm=algorithm,
-        metrics=metrics,
         device=device,
         progress=progress,
     )
@@ -127,6 +124,7 @@ def evaluate(
 def evaluate_each(
     run: str | Path | RunFolder,
     asked: Iterable[Mapping[str, Any]],
+    own: FromPython = NOTHING,
     *,
     tasks_from: str | Path | Mapping[str, Any] | None = None,
     steps: int | None = None,
@@ -135,11 +133,7 @@ def evaluate_each(
     split: Split = "test",
     checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
-    model: nn.Module | None = None,
     task_distribution: OwnTasks | None = None,
-    loss: Loss | None = None,
-    algorithm: AlgorithmFactory | None = None,
-    metrics: Mapping[str, Loss] | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -148,25 +142,22 @@ def evaluate_each(
     Args:
         run: As for `evaluate`, which says what the others are.
         asked: For each way its shots, queries, normalization, method and trajectories, where not the recipe's.
-        tasks_from: See there, as for all that follows.
+        own: Model, loss, algorithm and metrics from Python.
+        tasks_from: As for `evaluate`, as is all that follows.
         steps: See there.
         tasks: See there.
         repeats: See there.
         split: See there.
         checkpoint: See there.
         data: See there.
-        model: See there.
         task_distribution: See there.
-        loss: See there.
-        algorithm: See there.
-        metrics: See there.
         device: See there.
         progress: See there.
 
     Returns:
         For each way what `evaluate` returns.
     """
-    folder = open_run(run)
+    folder, metrics = open_run(run), own.metrics or {}
     recipe, others = recipe_of(folder), None
     if tasks_from is not None:
         recipe, others = transferred(recipe, tasks_from)
@@ -174,7 +165,7 @@ def evaluate_each(
         raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
     counts = {"steps": steps, "tasks": tasks, "repeats": repeats}
     plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
-    check_metrics(recipe, metrics or ())
+    check_metrics(recipe, metrics)
     tell_of_unfinished(folder, checkpoint)
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)
@@ -182,17 +173,7 @@ def evaluate_each(
         log.warning("There are %d tasks to evaluate on, each once, of %d asked for", loaded.available(split), tasks)
 
     def learner_of(candidate: Recipe) -> BuiltLearner:
-        return load_learner(
-            folder,
-            candidate,
-            checkpoint,
-            model=model,
-            loss=loss,
-            algorithm=algorithm,
-            metrics=metrics,
-            environment=loaded.environment,
-            device=device,
-        )
+        return load_learner(folder, candidate, checkpoint, own, environment=loaded.environment, device=device)
 
     best: dict[tuple[int | None, str | None], Recipe] = {}
     results: list[dict[str, Any]] = []
@@ -200,17 +181,17 @@ def evaluate_each(
         for each, plan in plans:
             key = plan.shots, plan.method
             if key not in best:
-                own = evaluation_plan(recipe, {"shots": each.get("shots"), "method": each.get("method"), **counts})
-                best[key] = tuned(recipe, loaded, own, learner_of)
+                of_shots = evaluation_plan(recipe, {"shots": each.get("shots"), "method": each.get("method"), **counts})
+                best[key] = tuned(recipe, loaded, of_shots, learner_of)
             chosen = best[key]
             learner = learner_of(chosen)
             evaluation = _curves(learner, loaded, plan, split, progress)
-            tell_of_non_finite(evaluation, [metric_of(chosen), *(metrics or ())], split)
-            result = _result(chosen, loaded, learner, plan, evaluation, split, metrics or ())
+            tell_of_non_finite(evaluation, [metric_of(chosen), *metrics], split)
+            result = _result(chosen, loaded, learner, plan, evaluation, split, metrics)
             result |= {"checkpoint": checkpoint} | ({} if others is None else {"tasks_from": others})
             if folder.path.parent != READY:  # what comes with fewstep stays as it came
                 result["per_task"] = f"{file_name(result)}.csv"
-                folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation, metrics or ()))
+                folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation, metrics))
                 if others is None and not any(each.values()):  # other ways leave the example of the recipe's own
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
             results.append(result)

@@ -13,7 +13,7 @@ from fewstep.core.layers import by_layer
 from fewstep.core.rules import selected
 from fewstep.core.types import MetaParams
 from fewstep.errors import RecipeError, RunError
-from fewstep.experiments.build import build_learner, build_model, metric_of
+from fewstep.experiments.build import FromPython, build_learner, build_model, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluate_run import tuned
 from fewstep.experiments.evaluated import described, number, points
@@ -110,13 +110,15 @@ def inspect(
     tell_of_unfinished(folder, checkpoint)
     loaded = find_data(recipe, stored_data(folder), data, task_distribution, device)
 
+    own = FromPython(model, loss, algorithm)
+
     def learner_of(candidate: Recipe) -> BuiltLearner:
-        return load_learner(folder, candidate, checkpoint, model=model, loss=loss, algorithm=algorithm, device=device)
+        return load_learner(folder, candidate, checkpoint, own, device=device)
 
     with computing_as(recipe):
         recipe = tuned(recipe, loaded, plan, learner_of)
         learner = learner_of(recipe)
-        untrained = build_learner(recipe, module=model, loss=loss, algorithm=algorithm, device=device)
+        untrained = build_learner(recipe, own, device=device)
         assert isinstance(learner, SupervisedLearner)
         assert isinstance(untrained, SupervisedLearner)
         untrained.load_meta(MetaParams(untrained.meta.model, learner.meta.rule))  # the same rates for both

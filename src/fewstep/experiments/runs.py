@@ -11,7 +11,7 @@ import torch
 
 from fewstep.core.context import tensor_float
 from fewstep.errors import FewstepError, RunError
-from fewstep.experiments.build import build_learner
+from fewstep.experiments.build import NOTHING, FromPython, build_learner
 from fewstep.experiments.execution import checked_device
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.tasks.table import Standardization
@@ -19,14 +19,11 @@ from fewstep.training.checkpoint import load_meta
 from fewstep.training.records import RunFolder, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator
 
-    from torch import nn
-
-    from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
+    from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
-    from fewstep.learners.supervised import Loss
     from fewstep.names import Split
     from fewstep.rl.environment import Environment
 
@@ -113,18 +110,13 @@ def load_learner(
     run: RunFolder,
     recipe: Recipe,
     checkpoint: str,
+    own: FromPython = NOTHING,
     *,
-    model: nn.Module | None = None,
-    loss: Loss | None = None,
-    algorithm: AlgorithmFactory | None = None,
-    metrics: Mapping[str, Loss] | None = None,
     environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
     """As `load`, with the recipe at hand, which may adapt otherwise than the run's own."""
-    path = meta_file(run, checkpoint)
-    own: dict[str, Any] = {"model": model, "loss": loss, "algorithm": algorithm, "metrics": metrics}
-    return learner_from(path, recipe, **own, environment=environment, device=device)
+    return learner_from(meta_file(run, checkpoint), recipe, own, environment=environment, device=device)
 
 
 def meta_file(run: RunFolder, checkpoint: str = "best") -> Path:
@@ -149,11 +141,8 @@ def meta_file(run: RunFolder, checkpoint: str = "best") -> Path:
 def learner_from(
     path: Path,
     recipe: Recipe,
+    own: FromPython = NOTHING,
     *,
-    model: nn.Module | None = None,
-    loss: Loss | None = None,
-    algorithm: AlgorithmFactory | None = None,
-    metrics: Mapping[str, Loss] | None = None,
     environment: Environment | None = None,
     device: str = "cpu",
 ) -> BuiltLearner:
@@ -162,8 +151,7 @@ def learner_from(
     Raises:
         FewstepError: They are not those of this recipe and module.
     """
-    own: dict[str, Any] = {"module": model, "loss": loss, "algorithm": algorithm, "metrics": metrics}
-    learner = build_learner(recipe, **own, environment=environment, device=checked_device(device))
+    learner = build_learner(recipe, own, environment=environment, device=checked_device(device))
     meta, about = load_meta(path)
     try:
         learner.load_meta(meta)

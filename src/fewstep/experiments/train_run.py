@@ -16,7 +16,7 @@ import torch
 
 from fewstep.core.rng import generator
 from fewstep.errors import RunError
-from fewstep.experiments.build import build_learner, metric_of
+from fewstep.experiments.build import FromPython, build_learner, metric_of
 from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
@@ -107,10 +107,9 @@ def train(
     loaded_data = find_data(loaded, stored, data, task_distribution, device)
     if loaded.execution.compile:
         keep_compiled()
-    own: dict[str, Any] = {"module": model, "loss": loss, "algorithm": algorithm}
-    learner = build_learner(
-        loaded, **own, environment=loaded_data.environment, device=device, ragged=loaded_data.ragged
-    )
+    own = FromPython(model, loss, algorithm)
+    environment, ragged = loaded_data.environment, loaded_data.ragged
+    learner = build_learner(loaded, own, environment=environment, device=device, ragged=ragged)
     _tell_beforehand(loaded, model)
     begun_from: dict[str, Any] = {}
     if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
