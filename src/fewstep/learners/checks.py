@@ -115,8 +115,9 @@ def check_model(
         for name, metric in metrics.items():
             what = "The loss" if name == "loss" else f"The metric {name!r}"
             try:
-                with warnings.catch_warnings():  # a column less and the mean is over all pairs
-                    warnings.filterwarnings("error", message="Using a target size")
+                with warnings.catch_warnings():
+                    if _as_many(outputs, support.targets):  # then not broadcast on purpose: the mean is over all pairs
+                        warnings.filterwarnings("error", message="Using a target size")
                     value = metric(outputs, support.targets)
             except (RuntimeError, ValueError, IndexError, UserWarning) as error:
                 raise ValueError(
@@ -130,6 +131,10 @@ def check_model(
                     f"{what} must return one number as a tensor without axes: got {came}. Take the mean over the "
                     "examples, and compute it with PyTorch alone."
                 )
+
+
+def _as_many(one: Any, other: Any) -> bool:
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and one.numel() == other.numel()
 
 
 def _described(tree: Any) -> str:
