@@ -8,6 +8,11 @@ from contextlib import suppress
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory: Python's own, a GPU's, or what torch says of a CPU."""
+    return type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "allocate memory" in str(error)
+
+
 def keep_freed_memory() -> None:
     """Have this process reuse the memory of tensors that are gone, where glibc would hand each large one back.
 

@@ -69,9 +69,12 @@ def test_predictions_of_before_are_written_over_in_any_encoding(fewstep, run, fi
         code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", "p.csv")
         assert code == 0, err
     assert "predicted_response" in (tmp_path / "p.csv").read_text(encoding)
-    code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", files[0])
-    assert code == 2
-    assert "holds something else" in err
+    mine = tmp_path / "mine.csv"
+    mine.write_text("name,value\nmy predicted_ value,3\n", encoding)
+    for file in (files[0], mine):
+        code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", file)
+        assert code == 2
+        assert "holds something else" in err
 
 
 @pytest.mark.parametrize(

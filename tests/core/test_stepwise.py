@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -45,23 +46,34 @@ def images(tasks: int, size: int) -> Task:
     return Task(batch(1), batch(2))
 
 
-@pytest.mark.parametrize(("vectorize", "keep"), [(True, True), (False, True), (True, False)])
-@pytest.mark.parametrize("normalization", ["transductive", "support"])
-@pytest.mark.parametrize(("downsample", "pool"), [("stride", "mean"), ("max_pool", "flatten")])
+MAML = algorithms.maml(Except("*.norm.bias", Sgd(0.4)), 2)
+OTHERS = {
+    "fomaml": algorithms.fomaml(Sgd(0.4), 2),
+    "meta-sgd": algorithms.meta_sgd(0.3, 2),
+    "anil": algorithms.anil(Clipped(Momentum(0.2), 0.1), 3),
+    "reptile": algorithms.reptile(Sgd(0.2), 2),
+}
+WAYS = list(
+    product(
+        [("stride", "mean"), ("max_pool", "flatten")],
+        ["transductive", "support"],
+        [(True, True), (False, True), (True, False)],
+    )
+)
+
+
 @pytest.mark.parametrize(
-    "algorithm",
+    ("algorithm", "blocks", "normalization", "how"),
     [
-        algorithms.maml(Except("*.norm.bias", Sgd(0.4)), 2),
-        algorithms.fomaml(Sgd(0.4), 2),
-        algorithms.meta_sgd(0.3, 2),
-        algorithms.anil(Clipped(Momentum(0.2), 0.1), 3),
-        algorithms.reptile(Sgd(0.2), 2),
+        *(pytest.param(MAML, *way, id=f"maml {way}") for way in WAYS),
+        *(pytest.param(each, *way, id=f"{name} {way}") for name, each in OTHERS.items() for way in (WAYS[0], WAYS[-1])),
     ],
-    ids=["maml", "fomaml", "meta-sgd", "anil", "reptile"],
 )
 def test_forward_mode_gives_the_meta_gradient_of_our_convolutional_networks(
-    algorithm: Algorithm, downsample: Any, pool: Any, normalization: Any, vectorize: bool, keep: bool
+    algorithm: Algorithm, blocks: tuple[Any, Any], normalization: Any, how: tuple[bool, bool]
 ) -> None:
+    (downsample, pool), (vectorize, keep) = blocks, how
+
     def network() -> nn.Module:
         return ConvNet(3, image_size=9, filters=4, blocks=2, downsample=downsample, pool=pool, norm_gain=True)
 

@@ -12,7 +12,7 @@ import fewstep
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import FromPython, build_learner
-from fewstep.experiments.config import Recipe
+from fewstep.experiments.config import Recipe, validated_every
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import bundled_recipes, differing_keys, load_recipe, recipe_values
 from fewstep.models.mlp import mlp
@@ -288,16 +288,17 @@ def test_the_home_of_nobody_is_no_path():
 def test_settings_may_be_a_dict():
     recipe = load_recipe("sinusoid-10shot", {"meta.lr": 0.5, "model": {"hidden": [3, 4]}, "name": "mine"})
     assert (recipe.meta.lr, list(recipe.model.hidden), recipe.name) == (0.5, [3, 4], "mine")
-    with pytest.raises(RecipeError, match=r"got Tensor for meta\.lr"):
-        load_recipe("sinusoid-10shot", {"meta.lr": torch.tensor(0.5)})
+    varied = load_recipe("sinusoid-10shot", {"evaluate.variants": [{"shots": 7}], "name": "a\U0001f600", "seed": 3})
+    assert (varied.evaluate.variants[0].shots, varied.name, varied.seed) == (7, "a\U0001f600", 3)
+    for value in (torch.tensor(0.5), None):
+        with pytest.raises(RecipeError, match=r"got (tensor\(0\.5000\)|None) for meta\.lr"):
+            load_recipe("sinusoid-10shot", {"meta.lr": value})
 
 
 def test_short_runs_are_validated_too():
-    short = {**MINIMAL, "meta": {"iterations": 60}}
-    assert load_recipe(short).validation.every == 6
-    assert load_recipe({**MINIMAL, "meta": {"iterations": 5}}).validation.every == 1
-    assert load_recipe({**MINIMAL, "meta": {"iterations": 70_000}}).validation.every == 1000
-    assert load_recipe(short, ["validation.every=50"]).validation.every == 50
+    for iterations, every in ((60, 6), (5, 1), (0, 1), (70_000, 1000)):
+        assert validated_every(load_recipe(MINIMAL, [f"meta.iterations={iterations}"])) == every
+    assert validated_every(load_recipe(MINIMAL, ["meta.iterations=60", "validation.every=50"])) == 50
 
 
 def test_data_are_no_recipe(tmp_path):

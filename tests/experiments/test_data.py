@@ -303,8 +303,24 @@ def test_rows_of_a_table_are_divided_anew_and_averaged(tmp_path):
     assert [row["task"] for row in tables[1]] == [row["task"] for row in tables[3]]
     mean = statistics.fmean(float(row["standardised_mse"]) for row in tables[3] if row["step"] == "1")
     assert often["steps"][1]["mean"] == pytest.approx(mean, rel=1e-5)
-    with pytest.raises(RecipeError, match="Leave out the number of tasks, or the repeats"):
+    with pytest.raises(RecipeError, match=r"it has \d, and evaluate\.tasks \(--tasks\) asks for 1"):
         fewstep.evaluate(run, tasks=1, repeats=8)
     sine = fewstep.train("sinusoid-10shot", out=tmp_path / "sine", settings=["meta.iterations=1"])
     with pytest.raises(RecipeError, match=r"raise evaluate\.tasks"):
         fewstep.evaluate(sine, repeats=2)
+
+
+def test_a_resume_that_names_another_table_is_compared_with_that(tmp_path):
+    for name, factor in (("one", 1), ("copy", 1), ("two", 2)):
+        rows = [f"{task},{x},{factor * task * x}" for task in range(12) for x in range(8)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["task,x,y", *rows]))
+    recipe = {"tasks": {"kind": "table", "path": str(tmp_path / "one.csv"), "task": "task", "inputs": ["x"]}}
+    recipe["tasks"] |= {"targets": ["y"], "shots": 2, "queries": 2}
+    recipe |= {"model": {"kind": "mlp", "hidden": [4]}, "algorithm": {"kind": "maml"}, "meta": {"iterations": 2}}
+    fewstep.train(recipe, out=tmp_path / "run")
+    for more in ("2", "4"):
+        settings = {"tasks.path": str(tmp_path / "two.csv"), "meta.iterations": int(more)}
+        with pytest.raises(DataError, match=r"two\.csv holds others"):
+            fewstep.train(recipe, out=tmp_path / "run", settings=settings, resume=True)
+    settings = {"tasks.path": str(tmp_path / "copy.csv"), "meta.iterations": 4}
+    assert fewstep.train(recipe, out=tmp_path / "run", settings=settings, resume=True).is_finished

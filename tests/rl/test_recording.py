@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from fewstep.core import algorithms
 from fewstep.core.rules import Sgd
 from fewstep.errors import FewstepError
 from fewstep.learners.reinforcement import ReinforcementLearner
+from fewstep.rl.environment import Continuous, Discrete
 from fewstep.rl.envs.family import GymnasiumFamily
 from fewstep.rl.envs.recording import recorder
 from fewstep.rl.policy import outputs_for, policy_for
@@ -52,3 +56,34 @@ def test_episodes_end_where_the_environment_or_the_horizon_ends_them() -> None:
 def test_nothing_to_play_is_an_error() -> None:
     with gymnasium.make("CartPole-v1") as environment, pytest.raises(FewstepError, match="got 0 and 10"):
         recorder(environment, episodes=0, horizon=10)
+
+
+class Drift(gymnasium.Env):
+    """Gives its own state, which each step changes in place."""
+
+    observation_space = gymnasium.spaces.Box(-100.0, 100.0, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.state = np.zeros(2)
+        return self.state, {}
+
+    def step(self, action):
+        self.state += 1
+        return self.state, 0.0, False, False, {}
+
+
+def test_what_was_observed_stays_when_the_environment_goes_on() -> None:
+    policy = policy_for(Discrete(2), nn.Linear(2, 2))
+    (episode,) = recorder(Drift(), episodes=1, horizon=4)(policy)
+    assert episode.observations[:, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("actions", "network"),
+    [(Discrete(2), nn.Linear(3, 2)), (Continuous(2), nn.Linear(2, 2))],
+    ids=["features", "actions"],
+)
+def test_an_environment_that_is_not_the_policys_is_an_error(actions: Any, network: nn.Module) -> None:
+    with pytest.raises(FewstepError, match=r"this one has 2 features and Discrete\(count=2\), and the policy gives"):
+        recorder(Drift(), episodes=1, horizon=4)(policy_for(actions, network))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -127,8 +129,10 @@ def check_place(file: Path) -> None:
     if not file.exists():
         return
     with file.open("rb") as opened:
-        header = opened.read(2**16)
-    if not any("predicted_".encode(encoding) in header for encoding in ("utf-8", "utf-16-le", "utf-16-be")):
+        start = opened.read(2**16)
+    wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    header = start.decode("utf-16" if wide else "utf-8-sig", errors="replace").partition("\n")[0]
+    if not re.search(r"[\"'\s,;|]predicted_", header):
         raise FewstepError(f"--out must be a new file, or predictions of before: {file} holds something else.")
 
 

@@ -15,7 +15,7 @@ from fewstep.cli.results import compare, evaluate, inspect, plot, render, reprod
 from fewstep.cli.shared import messages, say
 from fewstep.cli.training import demo, recipes, train, tune
 from fewstep.errors import FewstepError, Interrupted, NonFiniteError
-from fewstep.memory import keep_freed_memory
+from fewstep.memory import is_out_of_memory, keep_freed_memory
 
 __all__ = ["app", "main"]
 
@@ -65,7 +65,7 @@ def main() -> None:
         say(f"Error: {error}", messages)
         sys.exit(1 if isinstance(error, NonFiniteError) else 2)
     except (MemoryError, RuntimeError) as error:
-        if not (type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "allocate memory" in str(error)):
+        if not is_out_of_memory(error):
             raise
         reason = str(error).partition("\n")[0]
         say(

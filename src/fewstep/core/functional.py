@@ -176,7 +176,7 @@ class FunctionalModule:
         digest = hashlib.sha256()
         for name, value in sorted(fixed.items()):
             if not isinstance(value, torch.Tensor):  # a module's own extra state
-                digest.update(f"{name} {value!r}".encode())
+                digest.update(f"{name} {_plain(value)}".encode())
             elif value.data_ptr() not in learnable:
                 digest.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -261,3 +261,15 @@ def _as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, dict):
         return (), cast("dict[str, Any]", inputs)
     return (cast("tuple[Any, ...]", inputs), {}) if isinstance(inputs, tuple) else ((inputs,), {})
+
+
+def _plain(value: Any) -> str:
+    """A value in words that are the same in every process: of objects, whose words may tell an address, their type."""
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {cast('Any', value).tolist()}"
+    if isinstance(value, dict):
+        items: list[tuple[Any, Any]] = list(cast("dict[Any, Any]", value).items())
+        return f"{{{', '.join(f'{_plain(key)}: {_plain(each)}' for key, each in items)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, cast('list[Any]', value)))}]"
+    return repr(value) if isinstance(value, str | bytes | int | float | bool | None) else type(value).__name__

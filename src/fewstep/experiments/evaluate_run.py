@@ -235,7 +235,7 @@ def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Reci
     if len(candidates) == 1:
         return candidates[0]
     metric = metric_of(recipe)
-    plan = plan.model_copy(update={"tasks": plan.tune_tasks or plan.tasks})
+    plan = plan.model_copy(update={"tasks": plan.tune_tasks or plan.tasks, "repeats": 1})
     scores = [_tuning_score(_curves(learner_of(c), data, plan, "val").curves[metric], metric) for c in candidates]
     best = scores.index(min(scores))
     told = math.isfinite(scores[best]) and scores.count(scores[best]) == 1
@@ -281,10 +281,16 @@ def _curves(
         return learner.evaluate(drawn, plan.steps, normalization=plan.normalization)
 
     distribution = data.distribution(split, plan.shots, plan.queries)
+    count = as_many_as_there_are(plan.tasks, data, split)
+    if plan.repeats > 1 and data.available is not None and count < data.available(split):
+        raise RecipeError(
+            f"Repeats are of the same tasks, all that the split has: it has {data.available(split)}, and "
+            f"evaluate.tasks (--tasks) asks for {count}. Raise that, or leave out the repeats."
+        )
 
     def once(repeat: int) -> Evaluation:
         stream: dict[str, Any] = {
-            "tasks": as_many_as_there_are(plan.tasks, data, split),
+            "tasks": count,
             "seed": plan.seed,
             "split": f"{split} {repeat}" if repeat else split,
             "at_once": data.at_once,
@@ -304,11 +310,6 @@ def _mean(evaluations: list[Evaluation]) -> Evaluation:
         return first
     sums = dict(first.curves)
     for other in others:
-        if sorted(other.names or ()) != sorted(first.names or ()):
-            raise RecipeError(
-                "Repeats are of the same tasks, all that the split has: fewer were asked for, which differ from one "
-                "to the next. Leave out the number of tasks, or the repeats."
-            )
         places = {name: place for place, name in enumerate(other.names or ())}
         order = [places[name] for name in first.names or ()]
         sums = {metric: values + other.curves[metric][order] for metric, values in sums.items()}

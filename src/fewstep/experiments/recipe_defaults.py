@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fewstep.experiments.config import PAYS_TO_COMPILE
-from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Meta, Validation
+from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Meta
 
 
 def fill_in(values: dict[str, Any]) -> None:
-    """The loss follows from the kind of tasks, the optimizer from the loss, validation and compiling from the length.
+    """The loss follows from the kind of tasks, the optimizer from the loss, compiling from the length.
 
     Args:
         values: Of a recipe, perhaps no possible one; written into.
@@ -24,16 +24,7 @@ def fill_in(values: dict[str, Any]) -> None:
     meta = values.setdefault("meta", {})
     if isinstance(meta, dict) and isinstance(loss, dict) and loss.get("kind") == "reinforce":
         meta.setdefault("optimizer", "trpo")
-    _every(values)
     _compile(values)
-
-
-def _every(values: dict[str, Any]) -> None:
-    """A short run is validated too, some ten times."""
-    meta, validation = values.get("meta"), values.setdefault("validation", {})
-    iterations = meta.get("iterations", Meta().iterations) if isinstance(meta, dict) else None
-    if isinstance(iterations, int) and isinstance(validation, dict):
-        validation.setdefault("every", min(Validation().every, max(1, iterations // 10)))
 
 
 def _compile(values: dict[str, Any]) -> None:

@@ -236,19 +236,31 @@ def as_text(settings: Iterable[str] | Mapping[str, Any]) -> list[str]:
         return list(settings)
     found: list[str] = []
     for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found += as_text({f"{key}.{name}": inner for name, inner in value.items()})
-        elif isinstance(value, Path):
-            found.append(f"{key}={json.dumps(str(value))}")
-        else:
-            try:
-                found.append(f"{key}={json.dumps(value)}")
-            except TypeError:
-                raise RecipeError(
-                    f"A setting is a number, a string, a truth value, or a list of these: got {type(value).__name__} "
-                    f"for {key}."
-                ) from None
+        sections = isinstance(value, Mapping)
+        found += (
+            as_text({f"{key}.{name}": each for name, each in value.items()})
+            if sections
+            else [f"{key}={_toml(value, key)}"]
+        )
     return found
+
+
+def _toml(value: Any, key: str) -> str:
+    """A value as TOML writes it, on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | Path):
+        return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(each, key) for each in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{name} = {_toml(each, key)}' for name, each in value.items())} }}"
+    raise RecipeError(
+        f"A setting is a number, a string, a truth value, or a list of these: got {value!r} for {key}."
+        + (" Leave it out for the default." if value is None else "")
+    )
 
 
 def _set(values: dict[str, Any], setting: str) -> None:

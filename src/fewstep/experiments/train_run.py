@@ -17,7 +17,7 @@ import torch
 from fewstep.core.rng import generator
 from fewstep.errors import RunError
 from fewstep.experiments.build import FromPython, build_learner, metric_of
-from fewstep.experiments.config import Recipe
+from fewstep.experiments.config import Recipe, validated_every
 from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
 from fewstep.experiments.recipe_files import as_text, differing_keys, load_recipe, recipe_values
@@ -96,6 +96,8 @@ def train(
         loaded = load_recipe(recipe, with_recorded_choices(path, settings) if resume else settings)
     existing = existing_run(path, loaded, resume)
     stored = stored_data(existing) if existing else None
+    if existing is not None and data is None:
+        data = _moved_to(loaded, recipe_of(existing))
     if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
         if "tasks.path" in differing_keys(loaded, recipe_of(existing)):
             find_data(loaded, stored, data, task_distribution, device)  # raises where these are other data
@@ -130,6 +132,12 @@ def train(
     return run
 
 
+def _moved_to(asked: Recipe, recorded: Recipe) -> str | None:
+    """Where a resume says that the recipe's own folder or table lies, if it says otherwise than the run."""
+    now, before = (getattr(recipe.tasks, "path", None) for recipe in (asked, recorded))
+    return None if now == before or str(now).startswith("bundled:") else now
+
+
 def _tell_beforehand(recipe: Recipe, model: nn.Module | None) -> None:
     """What is better known before hours go by."""
     if recipe.execution.compile:
@@ -137,22 +145,23 @@ def _tell_beforehand(recipe: Recipe, model: nn.Module | None) -> None:
     frozen = 0 if model is None else sum(not parameter.requires_grad for parameter in model.parameters())
     if frozen:
         log.warning("%d frozen parameters are not stored with the run: to load it, a module must have the same", frozen)
-    if 0 < recipe.meta.iterations < recipe.validation.every:
+    if 0 < recipe.meta.iterations < validated_every(recipe):
         log.warning(
             "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
             recipe.meta.iterations,
-            recipe.validation.every,
+            validated_every(recipe),
         )
 
 
 def _plan(recipe: Recipe) -> loop.Plan:
+    every = validated_every(recipe)
     return loop.Plan(
         iterations=recipe.meta.iterations,
         batch_size=recipe.meta.batch_size,
         seed=recipe.seed,
         # Where an iteration takes seconds, each counts; else as many as are validated together, up to a hundred.
-        log_every=1 if recipe.loss.kind == "reinforce" else min(100, recipe.validation.every),
-        validate_every=recipe.validation.every,
+        log_every=1 if recipe.loss.kind == "reinforce" else min(100, every),
+        validate_every=every,
         patience=recipe.validation.patience,
     )
 
@@ -162,7 +171,13 @@ _LENGTH = ("meta.iterations", "validation.patience")
 
 
 def asks_for_more(asked: Recipe, recorded: Recipe) -> str | None:
-    """What to say where a finished run has fewer iterations than its recipe now asks for."""
+    """What to say where a finished run has fewer iterations, or less patience, than its recipe now asks for."""
+    patience = asked.validation.patience
+    if recorded.validation.patience is not None and patience != recorded.validation.patience:
+        return (
+            f"The run has validation.patience = {recorded.validation.patience}; the recipe now says {patience}. If it "
+            f"stopped for that, go on with --set validation.patience={patience or 10**6}."
+        )
     more = asked.meta.iterations
     if more <= recorded.meta.iterations or recorded.meta.schedule != "constant":
         return None
@@ -190,14 +205,14 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
 
 
 def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
-    """The settings of a resume: length, validation and execution as recorded, unless they say otherwise."""
+    """The settings of a resume: its length and execution as recorded, unless they say otherwise."""
     chosen = list(settings)
     if "config.json" not in contents(path):
         return chosen
     recorded = recipe_of(RunFolder(path))
     execution = recorded.execution.model_dump(exclude_none=True)
     known: dict[str, Any] = {f"execution.{key}": execution[key] for key in execution}
-    known |= {"meta.iterations": recorded.meta.iterations, "validation.every": recorded.validation.every}
+    known["meta.iterations"] = recorded.meta.iterations
     if recorded.validation.patience is not None:
         known["validation.patience"] = recorded.validation.patience
     asked = {setting.replace(" ", "").partition("=")[0] for setting in chosen}

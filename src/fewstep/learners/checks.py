@@ -13,6 +13,7 @@ from fewstep.core.expect import expect_function, expect_number
 from fewstep.core.trees import leaves, tree_map
 from fewstep.core.types import Batch
 from fewstep.errors import NonFiniteError
+from fewstep.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -106,7 +107,7 @@ def check_model(
                     f"Inputs have the precision of the parameters, {', '.join(sorted(own))}: got "
                     f"{', '.join(sorted(came))}. Convert them, with .float() for instance."
                 ) from error
-            if isinstance(error, ValueError):  # says itself what it wants
+            if isinstance(error, ValueError) or is_out_of_memory(error):  # says itself what it wants
                 raise
             raise ValueError(
                 f"The module cannot take the inputs of one task, {_described(support.inputs)}: {_words(error)}. They "
@@ -116,10 +117,14 @@ def check_model(
             what = "The loss" if name == "loss" else f"The metric {name!r}"
             try:
                 with warnings.catch_warnings():
-                    if _as_many(outputs, support.targets):  # then not broadcast on purpose: the mean is over all pairs
+                    if _as_many_otherwise(
+                        outputs, support.targets
+                    ):  # then not broadcast on purpose: the mean is over all pairs
                         warnings.filterwarnings("error", message="Using a target size")
                     value = metric(outputs, support.targets)
             except (RuntimeError, ValueError, IndexError, UserWarning) as error:
+                if is_out_of_memory(error):
+                    raise
                 raise ValueError(
                     f"{what} cannot compare what the module gives for one task, {_described(outputs)}, with its "
                     f"targets, {_described(support.targets)}: {_words(error)}. Targets of cross-entropy are indices of "
@@ -133,8 +138,9 @@ def check_model(
                 )
 
 
-def _as_many(one: Any, other: Any) -> bool:
-    return isinstance(one, Tensor) and isinstance(other, Tensor) and one.numel() == other.numel()
+def _as_many_otherwise(one: Any, other: Any) -> bool:
+    both = isinstance(one, Tensor) and isinstance(other, Tensor)
+    return both and one.shape != other.shape and one.numel() == other.numel()
 
 
 def _described(tree: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -96,7 +97,7 @@ def _checked(episode: Any, number: int, environment: Environment, like: Tensor) 
 
 def _tensor(values: Any, where: str) -> Tensor:
     try:
-        return torch.as_tensor(values)
+        return torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise EpisodeError(
             f"Observations, actions and rewards are tensors or arrays of numbers: got {type(values).__name__} in "

@@ -90,7 +90,10 @@ def prepare(
         return readable, dict(Counter(owner for owner, kept in zip(owners, which, strict=True) if kept))
 
     key = _key(classes, preparation)
-    return cached(what, f"{key}-readable" if drop_unreadable else key, images, cache)
+    found = cached(what, f"{key}-readable" if drop_unreadable else key, images, cache)
+    if dropped := sum(map(len, classes.values())) - len(found.images):
+        log.warning("%s: %d pictures cannot be read, and are left out", what, dropped)
+    return found
 
 
 def cached(

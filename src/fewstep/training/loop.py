@@ -155,7 +155,7 @@ def train(
     if learner.iteration < plan.iterations:
         log.warning(
             "Stopped after iteration %d of %d: the last %d validations were no better than that of iteration %d. To go "
-            "on, resume with a larger validation.patience",
+            "on, resume with a larger one: --set validation.patience=N",
             learner.iteration,
             plan.iterations,
             progress.stale,

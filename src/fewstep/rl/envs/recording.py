@@ -8,16 +8,18 @@ import torch
 
 from fewstep.core.rng import generator
 from fewstep.errors import FewstepError
+from fewstep.rl.environment import Continuous
 from fewstep.rl.envs.slots import act, begin
 from fewstep.rl.envs.spaces import Spaces
 from fewstep.rl.episodes import Episode
 from fewstep.rl.policy import draw_noise
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from fewstep.rl.envs.slots import Floats
     from fewstep.rl.episodes import Record
+    from fewstep.rl.policy import Distribution
 
 
 def recorder(environment: Any, episodes: int, horizon: int, seed: int = 0) -> Record:
@@ -61,10 +63,27 @@ def _played(
     earned: list[float] = []
     for _ in range(horizon):
         seen.append(torch.from_numpy(observation))
-        choice = policy(seen[-1])
+        choice = _choice(policy, seen[-1], spaces)
         done.append(choice.sample(draw_noise(spaces.actions, (), stream).to(choice.mode.device)))
         observation, reward, ended = act(environment, spaces.native(done[-1]))
         earned.append(reward)
         if ended:
             break
     return Episode(torch.stack(seen), torch.stack(done), torch.tensor(earned))
+
+
+def _choice(policy: nn.Module, observation: Tensor, spaces: Spaces) -> Distribution:
+    """What the policy says, if it is one for this environment."""
+    came = "none for such observations"
+    try:
+        choice: Distribution = policy(observation)
+        came = f"actions {list(choice.mode.shape)}"
+        if choice.mode.shape == ((spaces.actions.size,) if isinstance(spaces.actions, Continuous) else ()):
+            return choice
+    except RuntimeError as error:
+        came = f"{came} ({error})"
+    raise FewstepError(
+        f"A policy acts in an environment whose observations and actions are like those it was trained with: this one "
+        f"has {spaces.observation_size} features and {spaces.actions}, and the policy gives {came}. Wrap the "
+        "environment, so that they agree."
+    )
