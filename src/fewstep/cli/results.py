@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fewstep.cli.progress import train_one
-from fewstep.cli.shared import DataOption, DeviceOption, RunArgument, RunsArgument, messages, output, say
-from fewstep.names import Checkpoint, Method, Normalization
+from fewstep.cli.shared import (
+    CheckpointOption,
+    DataOption,
+    DeviceOption,
+    RunArgument,
+    RunsArgument,
+    SplitOption,
+    messages,
+    output,
+    say,
+)
+from fewstep.names import Method, Normalization
 
 if TYPE_CHECKING:
     from fewstep.experiments.config import Recipe
@@ -29,11 +39,11 @@ def evaluate(
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Of a table: divide each task's rows anew so often, and take the mean.")
     ] = None,
-    split: Annotated[Literal["val", "test"], typer.Option(help="Which tasks.")] = "test",
+    split: SplitOption = "test",
     normalization: Annotated[Normalization | None, typer.Option(help="Batch normalisation of queries.")] = None,
     method: Annotated[Method | None, typer.Option(help="Of a pretrained classifier.")] = None,
     trajectories: Annotated[int | None, typer.Option(min=1, help="Of an environment: episodes for each step.")] = None,
-    checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
+    checkpoint: CheckpointOption = "best",
     data: DataOption = None,
     device: DeviceOption = "cpu",
     as_json: Annotated[
@@ -88,12 +98,12 @@ def inspect(
     tasks: Annotated[
         int | None, typer.Option(min=1, help="How many tasks; by default the recipe's, at most 200.")
     ] = None,
-    split: Annotated[Literal["val", "test"], typer.Option(help="Which tasks.")] = "test",
+    split: SplitOption = "test",
     head: Annotated[
         str | None,
         typer.Option(metavar="PATTERN", help="The head's parameters, such as 'head.*'; else the last linear layer."),
     ] = None,
-    checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
+    checkpoint: CheckpointOption = "best",
     data: DataOption = None,
     device: DeviceOption = "cpu",
     out: Annotated[
@@ -228,7 +238,7 @@ def render(
     steps: Annotated[str, typer.Option(help="Gradient steps to film after, by commas.")] = "0,1",
     tasks: Annotated[int, typer.Option(min=1, help="How many tasks, one above the other.")] = 2,
     seed: Annotated[int, typer.Option(help="Which tasks.")] = 0,
-    checkpoint: Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")] = "best",
+    checkpoint: CheckpointOption = "best",
 ) -> None:
     """Film a robot before and after adaptation (runs of cheetah-* and ant-*); needs no screen."""
     if not all(step.strip().isdecimal() for step in steps.split(",")):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+
+from fewstep.names import Checkpoint
 
 output = Console(width=None if sys.stdout.isatty() else 160)
 messages = Console(stderr=True, highlight=False)
@@ -24,6 +26,11 @@ DataOption = Annotated[
     Path | None,
     typer.Option(help="Where data sets lie (else FEWSTEP_DATA), or a folder or table of your own."),
 ]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe value; may be repeated.")
+]
+SplitOption = Annotated[Literal["val", "test"], typer.Option(help="Which tasks.")]
+CheckpointOption = Annotated[Checkpoint, typer.Option(help="Best by validation, or final.")]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 ...")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewstep.cli.progress import train_one
-from fewstep.cli.shared import DataOption, DeviceOption, RecipeArgument, messages, output, say
+from fewstep.cli.shared import DataOption, DeviceOption, RecipeArgument, SettingsOption, messages, output, say
 from fewstep.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ def recipes(
 
 def train(
     recipe: RecipeArgument,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe value; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Train once for each seed, into OUT-seedN.")
@@ -104,10 +101,7 @@ def _seeds(text: str) -> list[int | None]:
 
 def tune(
     recipe: RecipeArgument,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a recipe value; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     rounded: Annotated[bool, typer.Option("--rounded", help="Try products of fewer digits too.")] = False,
     seconds: Annotated[float, typer.Option(min=0.0, help="To time each way in each of two rounds.")] = 3.0,
     data: DataOption = None,
