@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -290,6 +291,8 @@ def test_settings_may_be_a_dict():
     assert (recipe.meta.lr, list(recipe.model.hidden), recipe.name) == (0.5, [3, 4], "mine")
     varied = load_recipe("sinusoid-10shot", {"evaluate.variants": [{"shots": 7}], "name": "a\U0001f600", "seed": 3})
     assert (varied.evaluate.variants[0].shots, varied.name, varied.seed) == (7, "a\U0001f600", 3)
+    swept = load_recipe("sinusoid-10shot", {"meta.lr": np.float32(0.5), "seed": np.int64(3), "algorithm.steps": 2})
+    assert (swept.meta.lr, swept.seed, swept.algorithm.steps) == (0.5, 3, 2)
     for value in (torch.tensor(0.5), None):
         with pytest.raises(RecipeError, match=r"got (tensor\(0\.5000\)|None) for meta\.lr"):
             load_recipe("sinusoid-10shot", {"meta.lr": value})

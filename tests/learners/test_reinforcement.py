@@ -317,6 +317,19 @@ def test_an_evaluation_that_diverges_has_no_returns_from_there_on() -> None:
     assert agent.evaluate(tasks(), steps=2, last_only=True)["return"][:, 0].isnan().equal(diverged)
 
 
+def test_choices_of_a_policy_that_diverged_are_no_returns() -> None:
+    bandit = Bandit(arms=4, horizon=3)
+    policy = policy_for(bandit.actions, nn.Linear(1, 4))
+    agent = ReinforcementLearner(bandit, policy, algorithms.maml(Sgd(1e39)))  # which float32 cannot hold
+    returns = agent.evaluate(tasks(3, bandit), steps=2)["return"]
+    assert returns[:, 0].isfinite().all()
+    diverged = returns[:, 1].isnan()
+    assert diverged.any()
+    assert returns[diverged, 2].isnan().all()
+    with pytest.raises(NonFiniteError, match=r"after inner step 1 .* lower the inner learning rate"):
+        agent.step(tasks(3, bandit))
+
+
 def test_a_task_whose_adaptation_diverges_leaves_the_others_their_returns() -> None:
     class Silent:
         """Goals to the right are never rewarded: no step leads away from where such a task began."""

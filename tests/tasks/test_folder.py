@@ -56,8 +56,12 @@ def test_pictures_that_cannot_be_read_are_left_out_where_asked(
         (folder / "class 4" / f"{picture}.png").write_bytes(b"none either")
     with pytest.raises(DataError, match=r'tasks\.unreadable = "drop"'):
         load_folder(folder, GREY)
+    caplog.set_level(logging.INFO)
     images, splits = load_folder(folder, GREY, drop_unreadable=True)
     assert "Left out 4 of 18 pictures, unreadable" in caplog.text
+    caplog.clear()
+    load_folder(folder, GREY, drop_unreadable=True)  # from the cache
+    assert "4 pictures cannot be read, and are left out" in caplog.text
     assert images.classes == {"class 0": 3, "class 1": 2, "class 2": 3, "class 3": 3, "class 5": 3}
     assert sorted(chain.from_iterable(splits.values())) == sorted(images.classes)
     assert images.only(["class 1"])[0].float().mean().round() == 10

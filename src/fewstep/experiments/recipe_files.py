@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import resources
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,8 +250,10 @@ def _toml(value: Any, key: str) -> str:
     """A value as TOML writes it, on one line."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
+    if isinstance(value, Integral):  # NumPy's numbers, too
+        return repr(int(value))
+    if isinstance(value, Real):
+        return repr(float(value))
     if isinstance(value, str | Path):
         return json.dumps(str(value), ensure_ascii=False)
     if isinstance(value, list | tuple):

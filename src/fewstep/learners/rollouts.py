@@ -173,6 +173,8 @@ class Rollouts:
             return self._act(params, observations, noise)
 
         like = next(iter(params.values()))
+        if step:  # with choices, parameters that are no numbers choose all the same
+            _check_finite(params, step)
         return sample_trajectories(self._environment, act, tasks, trajectories, step, like)
 
     def _action(self, params: Params, observations: Tensor, noise: Tensor) -> Tensor:
@@ -189,6 +191,17 @@ def _with_some_of(params: Params, start: Params, tasks: frozenset[int]) -> Param
     for name, leaf in mixed.items():
         leaf[chosen] = start[name]
     return mixed
+
+
+def _check_finite(params: Params, step: int) -> None:
+    finite = torch.stack([leaf.isfinite().reshape(len(leaf), -1).all(1) for leaf in params.values()]).all(0)
+    if not finite.all():
+        bad = [task for task in range(len(finite)) if not finite[task]]
+        raise NonFiniteError(
+            f"Parameters must be finite: after inner step {step} those of {len(bad)} of {len(finite)} tasks are not. "
+            "The policy diverged: lower the inner learning rate, or clip the inner gradient (algorithm.clip).",
+            bad,
+        )
 
 
 def _check_adapted(policy: nn.Module, seen: Experience, steps: int) -> None:

@@ -287,7 +287,7 @@ def read_readable(pictures: Sequence[Picture], preparation: Preparation) -> tupl
     read = list(_each(pictures, preparation))
     kept = [each for each in read if not isinstance(each, str)]
     if unreadable := [each for each in read if isinstance(each, str)]:
-        log.warning("Left out %d of %d pictures, unreadable: %s", len(unreadable), len(read), listing(unreadable))
+        log.info("Left out %d of %d pictures, unreadable: %s", len(unreadable), len(read), listing(unreadable))
     size = preparation.image_size
     images = torch.stack(kept) if kept else torch.empty(0, preparation.channels, size, size, dtype=torch.uint8)
     return images, [not isinstance(each, str) for each in read]

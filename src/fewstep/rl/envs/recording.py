@@ -62,7 +62,7 @@ def _played(
     done: list[torch.Tensor] = []
     earned: list[float] = []
     for _ in range(horizon):
-        seen.append(torch.from_numpy(observation))
+        seen.append(torch.tensor(observation))  # a copy: an environment may change its own state in place
         choice = _choice(policy, seen[-1], spaces)
         done.append(choice.sample(draw_noise(spaces.actions, (), stream).to(choice.mode.device)))
         observation, reward, ended = act(environment, spaces.native(done[-1]))

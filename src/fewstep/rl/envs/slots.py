@@ -130,8 +130,7 @@ def _number(reward: Any) -> float:
 
 
 def _flat(environment: Any, observation: Any) -> Floats:
-    # A copy: an environment may well give its own state, and change it in place.
-    flat, size = np.array(observation, dtype=np.float64).ravel(), int(np.prod(environment.observation_space.shape))
+    flat, size = np.asarray(observation, dtype=np.float64).ravel(), int(np.prod(environment.observation_space.shape))
     if len(flat) != size:
         raise ValueError(f"observations of {environment.observation_space} have {size} numbers: got {len(flat)}")
     return flat
