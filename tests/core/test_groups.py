@@ -70,6 +70,8 @@ def test_groups_that_cannot_be_are_refused() -> None:
         check_rule(Only("*", Groups({"nothing.*": Sgd(0.1), "*": Sgd(0.1)})), MODEL.params)
     with pytest.raises(ValueError, match="Only expects patterns that each choose a parameter: 'nothing'"):
         check_rule(Groups({"*": Only("nothing", Sgd(0.1))}), MODEL.params)
+    with pytest.raises(ValueError, match=rf"'{WEIGHTS[1]}' chooses none of {WEIGHTS[0]}\. Use"):  # of another group
+        check_rule(Groups({WEIGHTS[0]: Only(WEIGHTS[1], LearnedSgd(0.1, "scalar")), "*": Sgd(0.1)}), MODEL.params)
     with pytest.raises(ValueError, match=r"'\*bias' chooses none .* the special ones before '\*'"):
         check_rule(Groups({"*": Sgd(0.1), "*bias": Sgd(0.5)}), MODEL.params)
 

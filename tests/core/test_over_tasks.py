@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from .problems import DTYPE, SmallNet, assert_same, draw, meta_params, regressio
 
 if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
+    from fewstep.core.rules import State
     from fewstep.core.types import OverTasks, Params
 
 MODEL = FunctionalModule(seeded(SmallNet))
@@ -49,6 +51,20 @@ MAPPINGS = {
     "stepwise, traced": lambda: stepwise(run=traced),
     "stepwise, sequential, traced": lambda: stepwise(vectorize=False, run=traced),
 }
+
+
+@dataclass(frozen=True)
+class Anchored(Sgd):
+    """Pulled back to where the inner loop began, theta itself, which its state remembers (Rajeswaran et al. 2019)."""
+
+    def init(self, params: Params) -> State:
+        return {"anchor": params}
+
+    def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
+        moved, _ = super().__call__(params, grads, {}, learned, step)
+        return {name: value - 0.2 * (params[name] - state["anchor"][name]) for name, value in moved.items()}, state
+
+
 ALGORITHMS = {
     "maml": algorithms.maml(Sgd(0.3), 3),
     "fomaml": algorithms.fomaml(Momentum(0.3), 3),
@@ -57,6 +73,7 @@ ALGORITHMS = {
     "meta-sgd": algorithms.meta_sgd(0.3, 2),
     "reptile": algorithms.reptile(LearnedSgd(0.3, per="scalar"), 3),
     "joint": algorithms.joint(),
+    "anchored": algorithms.maml(Anchored(0.3), 3),
 }
 
 

@@ -288,7 +288,7 @@ def test_a_rate_that_is_none_is_refused(rule: Any, rate: Any) -> None:
     ("build", "expected"),
     [
         (lambda: Momentum(0.1, 5.0), "`momentum` must be a number, from 0 to 1: got 5"),
-        (lambda: Adam(0.1, beta1=2.0), "`beta1` must be a number, from 0 to 1: got 2"),
+        (lambda: Adam(0.1, beta1=1.0), "`beta1` must be a number, at least 0 and below 1: got 1"),
         (lambda: Clipped(Sgd(0.1), -1.0), "`bound` must be a number, at least 0: got -1"),
         (lambda: LearnedSgd(0.1, per="layer"), "`per` must be one of scalar, tensor, parameter: got 'layer'"),  # pyright: ignore[reportArgumentType]
         (lambda: vectorized(0), "`chunk_size` must be a whole number, at least 1: got 0"),

@@ -67,6 +67,11 @@ def test_conjugate_gradient_stops_where_the_residual_is_small() -> None:
     assert_same(solution, target / 2)
 
 
+def test_conjugate_gradient_that_is_to_solve_exactly_stops_at_the_solution() -> None:
+    solution, _ = conjugate_gradient(lambda v: 2 * v, torch.tensor([1.0, 0.0]), tolerance=0.0)
+    assert solution.tolist() == [0.5, 0.0]
+
+
 def test_conjugate_gradient_of_zero_is_zero() -> None:
     assert_same(conjugate_gradient(lambda v: v, torch.zeros(3))[0], torch.zeros(3))
 

@@ -27,13 +27,13 @@ from fewstep.rl.envs.bandit import Bandit
 from fewstep.rl.envs.navigation import Navigation
 from fewstep.rl.policy import outputs_for, policy_for
 from fewstep.rl.sampling import Mdps
+from fewstep.rl.trajectories import Mdp
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fewstep.core.algorithms import Algorithm
     from fewstep.rl.environment import Environment, Transition
-    from fewstep.rl.trajectories import Mdp
 
 NAVIGATION = Navigation(horizon=6)
 
@@ -249,6 +249,24 @@ def test_adapting_to_one_task_gives_an_ordinary_policy() -> None:
     assert isinstance(policy, nn.Module)
     assert policy(torch.zeros(1, 2, dtype=DTYPE)).mean.shape == (1, 2)
     assert not torch.equal(policy.state_dict()["network.0.weight"], agent.meta.model["network.0.weight"])
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_adapting_plays_as_many_sets_of_episodes_as_there_are_steps(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, reset = list[int](), Navigation.reset
+
+    def counting(self: Navigation, tasks: Tensor, trajectories: int, generator: Any) -> Any:
+        begun.append(trajectories)
+        return reset(self, tasks, trajectories, generator)
+
+    monkeypatch.setattr(Navigation, "reset", counting)
+    agent, task = learner(algorithms.maml(Sgd(0.3))), torch.tensor([0.3, -0.2], dtype=DTYPE)
+    policy = agent.adapt(task, steps=steps, seed=3)
+    assert len(begun) == steps
+    *_, last = agent.rollouts(Mdp(task[None], torch.tensor([3])), steps)
+    assert torch.equal(policy.state_dict()["network.0.weight"], last.params["network.0.weight"][0])
 
 
 @pytest.mark.parametrize(("task", "came"), [(torch.tensor(0.3), r"\[\]"), ([0.3, -0.2], "list"), (None, "NoneType")])

@@ -16,6 +16,7 @@ from fewstep import (
     Adam,
     Batch,
     Except,
+    LearnedSgd,
     MetaParams,
     Only,
     Sgd,
@@ -288,6 +289,11 @@ class TestAveraging:
         mean = learner.state_dict()["networks"]["head.weight"].mean(0)
         assert torch.equal(learner.meta.model["head.weight"], mean)
 
+    def test_a_state_of_another_optimizer_is_refused(self):
+        other = AveragingLearner([mlp(1, 1, [16])] * 6, functional.mse_loss, Sgd(0.01), optimizer=torch.optim.Adamax)
+        with pytest.raises(ValueError, match="another optimizer or schedule: expected Adamax with no schedule"):
+            other.load_state_dict(self.learner().state_dict())
+
     def test_regularisers_shrink_or_gather_the_networks(self):
         tasks, spread, size = Sinusoid(pool=6), {}, {}
         for kind in ("none", "l2", "to_mean"):
@@ -421,9 +427,17 @@ def test_arguments_of_another_kind_are_told_what_is_expected(build, expected):
         build()
 
 
-@pytest.mark.parametrize("how", [{"clip_norm": -1.0}, {"clip_value": float("nan")}, {"loss_scale": "ways"}])
-def test_numbers_out_of_bounds_are_refused(how):
-    with pytest.raises(ValueError, match=f"`{next(iter(how))}` must be a number, at least 0"):
+@pytest.mark.parametrize(
+    ("how", "bounds"),
+    [
+        ({"clip_norm": -1.0}, ", at least 0"),
+        ({"clip_value": float("nan")}, ", at least 0"),
+        ({"loss_scale": "ways"}, " above 0"),
+        ({"loss_scale": 0}, " above 0"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(how, bounds):
+    with pytest.raises(ValueError, match=f"`{next(iter(how))}` must be a number{bounds}"):
         sinusoid_learner(**how)
 
 
@@ -579,6 +593,8 @@ def test_a_rule_to_evaluate_with_fits_the_parameters():
     tasks = Sinusoid().sample(2, generator(0, "tasks"))
     with pytest.raises(ValueError, match=r"Only expects patterns .*'haed\.\*' chooses none"):
         sinusoid_learner().evaluate(tasks, 1, rule=Only("haed.*", Sgd(0.1)))
+    with pytest.raises(ValueError, match=r"wants lr\.body.* and learned were no hyper-parameters"):
+        sinusoid_learner().evaluate(tasks, 1, rule=LearnedSgd(0.1, per="tensor"))
 
 
 @dataclass(frozen=True)

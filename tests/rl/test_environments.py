@@ -195,9 +195,10 @@ def test_a_task_sampler_that_gives_no_tensor_is_an_error(wrap: Any) -> None:
 
 def test_no_trajectories_and_no_tasks_are_errors() -> None:
     tasks = Mdps(Navigation()).sample(2, generator(0))
-    with pytest.raises(ValueError, match="at least one task and one trajectory: got 2 tasks and 0 trajectories"):
-        sample_trajectories(Navigation(), noisy, tasks, 0, 0, LIKE)
-    with pytest.raises(ValueError, match="got 0 tasks and 3"):
+    for trajectories in (0, 2.5):
+        with pytest.raises(ValueError, match=f"`trajectories` must be a whole number, at least 1: got {trajectories}"):
+            sample_trajectories(Navigation(), noisy, tasks, trajectories, 0, LIKE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least one task: got none"):
         sample_trajectories(Navigation(), noisy, type(tasks)(*(leaf[:0] for leaf in tasks)), 3, 0, LIKE)
 
 

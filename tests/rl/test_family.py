@@ -9,6 +9,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
 from fewstep.rl.environment import Continuous, Discrete
 from fewstep.rl.envs.family import GymnasiumFamily
 from fewstep.rl.envs.slots import SlotError, guarded
+from fewstep.rl.envs.spaces import Spaces
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -88,7 +90,20 @@ def test_actions_are_mapped_to_the_environments_range_and_clipped():
         episodes.step(torch.tensor(action).view(1, 1, 2))
     taken = environment._runner._environments[0].actions
     assert [action.tolist() for action in taken] == [[0.0, -4.0], [1.0, 2.0], [2.0, 4.0]]
-    assert environment.native(torch.tensor([0.0, 0.5])).tolist() == [1.0, 2.0]  # of one observation
+    assert environment._spaces.native(torch.tensor([0.0, 0.5])).tolist() == [1.0, 2.0]  # of one observation
+
+
+@pytest.mark.parametrize(("low", "high"), [(-128, 127), (0, 3)])
+def test_whole_numbers_of_a_range_are_all_within_reach(low, high):
+    class Whole(toys.Toy):
+        action_space = gymnasium.spaces.Box(low, high, (1,), np.int8)
+
+    spaces = Spaces(Whole([1.0]))
+    assert spaces.native(torch.tensor([[-1.0], [0.98], [1.0]])).ravel().tolist() == [
+        low,
+        round(low + 0.99 * (high - low)),
+        high,
+    ]
 
 
 def test_choices_count_from_the_environments_own_start():
@@ -118,6 +133,13 @@ def test_an_environment_that_raises_is_named_with_its_task_and_where(workers, tw
     assert len(play(environment, [1.0, 1.0])) == 7  # and the family starts anew
     with pytest.raises(EpisodeError, match=r"`make` .* task \[12.0\] raised ValueError: no such toy"):
         play(environment, [1.0, 12.0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_observations_of_another_size_are_named_with_their_task(workers):
+    raised = pytest.raises(EpisodeError, match=r"task \[2.0\] raised 6 numbers were observed, and 4 in the first task")
+    with family(toys.make_wider, workers=workers) as environment, raised:
+        play(environment, [1.0, 2.0])
 
 
 def test_an_environment_that_exits_is_named_too():

@@ -16,7 +16,7 @@ from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.rl.environment import Continuous, Discrete
 from fewstep.rl.envs.family import GymnasiumFamily
 from fewstep.rl.envs.recording import recorder
-from fewstep.rl.policy import outputs_for, policy_for
+from fewstep.rl.policy import Categorical, outputs_for, policy_for
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -77,6 +77,19 @@ def test_what_was_observed_stays_when_the_environment_goes_on() -> None:
     policy = policy_for(Discrete(2), nn.Linear(2, 2))
     (episode,) = recorder(Drift(), episodes=1, horizon=4)(policy)
     assert episode.observations[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_a_policy_of_ones_own_sees_observations_of_its_own_type() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, observations: torch.Tensor) -> Categorical:
+            return Categorical(self.linear(observations))  # refuses float64, as Drift gives it
+
+    (episode,) = recorder(Drift(), episodes=1, horizon=4)(Own())
+    assert len(episode.rewards) == 4
 
 
 @pytest.mark.parametrize(

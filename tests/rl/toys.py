@@ -81,6 +81,15 @@ def make_broken(task):
     return Broken(task, "four")
 
 
+def make_wider(task):
+    """Of task 2, more is observed than of the others."""
+    toy = Toy(task)
+    if task[0] == 2:
+        toy.observation_space = gymnasium.spaces.Box(-100.0, 100.0, (2, 3))
+        toy.observation = lambda: np.zeros((2, 3), np.float32)
+    return toy
+
+
 def retask(environment, task):
     environment.task = task
 

@@ -42,6 +42,26 @@ def expect_number(name: str, value: Any, least: float = 0.0, most: float = math.
         raise ValueError(f"`{name}` must be a number, {bounds}: got {value!r}.")
 
 
+def expect_positive(name: str, value: Any) -> None:
+    """See that an argument is a finite number above 0.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, Real) or not math.isfinite(value) or not float(value) > 0:
+        raise ValueError(f"`{name}` must be a number above 0: got {value!r}.")
+
+
+def expect_decay(name: str, value: Any) -> None:
+    """See that an argument is a number from 0, and below 1: what is divided by 1 - b^k.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(value, Real) or not 0 <= float(value) < 1:
+        raise ValueError(f"`{name}` must be a number, at least 0 and below 1: got {value!r}.")
+
+
 def expect_function(name: str, value: Any, example: str) -> None:
     """See that an argument can be called.
 

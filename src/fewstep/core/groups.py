@@ -59,6 +59,15 @@ class Groups:
         used = {self._group(name) for name in params}
         return [pattern for group, pattern in enumerate(self.patterns) if group not in used]
 
+    def grouped(self, params: Params) -> list[tuple[UpdateRule, Params]]:
+        """The rule of each group, and its members."""
+        members: list[Params] = [{} for _ in self.rules]
+        for name, value in params.items():
+            group = self._group(name)
+            if group is not None:
+                members[group][name] = value
+        return list(zip(self.rules, members, strict=True))
+
     def hyperparameters(self, params: Params) -> Params:
         """Those of all groups.
 
@@ -66,7 +75,7 @@ class Groups:
             ValueError: Two groups have one of the same name.
         """
         found: Params = {}
-        for rule, members in self._grouped(params):
+        for rule, members in self.grouped(params):
             learned = rule.hyperparameters(members)
             if both := found.keys() & learned.keys():
                 raise ValueError(
@@ -78,14 +87,14 @@ class Groups:
 
     def init(self, params: Params) -> State:
         """The states of all groups, each under its number."""
-        grouped = enumerate(self._grouped(params))
+        grouped = enumerate(self.grouped(params))
         return {f"{i} {key}": value for i, (rule, members) in grouped for key, value in rule.init(members).items()}
 
     def __call__(self, params: Params, grads: Params, state: State, learned: Params, step: int) -> tuple[Params, State]:
         """One step; see `UpdateRule`."""
         moved: Params = {}
         after: State = {}
-        for i, (rule, members) in enumerate(self._grouped(params)):
+        for i, (rule, members) in enumerate(self.grouped(params)):
             own = {key.partition(" ")[2]: value for key, value in state.items() if key.partition(" ")[0] == str(i)}
             group, own = rule(members, {name: grads[name] for name in members}, own, learned, step)
             moved |= group
@@ -94,11 +103,3 @@ class Groups:
 
     def _group(self, name: str) -> int | None:
         return next((i for i, pattern in enumerate(self.patterns) if fnmatchcase(name, pattern)), None)
-
-    def _grouped(self, params: Params) -> list[tuple[UpdateRule, Params]]:
-        members: list[Params] = [{} for _ in self.rules]
-        for name, value in params.items():
-            group = self._group(name)
-            if group is not None:
-                members[group][name] = value
-        return list(zip(self.rules, members, strict=True))

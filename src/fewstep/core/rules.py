@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.context import vmapped
-from fewstep.core.expect import expect_number
+from fewstep.core.expect import expect_decay, expect_number
 from fewstep.core.types import Params
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ State: TypeAlias = dict[str, Params]
 
 Per: TypeAlias = Literal["scalar", "tensor", "parameter"]
 """What has a learned rate of its own: everything together, each tensor, or each of its elements."""
-
-_BELOW_ONE = 1 - 1e-12
-"""Of decays whose bias correction divides by 1 - b^k."""
 
 
 class UpdateRule(Protocol):
@@ -210,8 +207,8 @@ class Adam(_Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect_number("beta1", self.beta1, 0, _BELOW_ONE)
-        expect_number("beta2", self.beta2, 0, _BELOW_ONE)
+        expect_decay("beta1", self.beta1)
+        expect_decay("beta2", self.beta2)
         expect_number("eps", self.eps)
 
     def init(self, params: Params) -> State:
@@ -435,12 +432,12 @@ def check_rule(rule: UpdateRule, params: Params) -> None:
     Raises:
         ValueError: A pattern matches no parameter, or the rule adapts none.
     """
-    for part in _parts(rule):
-        unused: list[str] = part.unused(params) if isinstance(part, _Choosy) else []
+    for part, seen in _parts(rule, params):
+        unused: list[str] = part.unused(seen) if isinstance(part, _Choosy) else []
         for pattern in unused:
             raise ValueError(
                 f"{type(part).__name__} expects patterns that each choose a parameter: {pattern!r} chooses none of "
-                f"{', '.join(params)}. Use shell patterns such as 'head.*' or '*.bias' that match these names, in "
+                f"{', '.join(seen)}. Use shell patterns such as 'head.*' or '*.bias' that match these names, in "
                 "Groups the special ones before '*'; anil and boil take theirs as `head`."
             )
     if not selected(params, rule):
@@ -450,10 +447,18 @@ def check_rule(rule: UpdateRule, params: Params) -> None:
         )
 
 
-def _parts(rule: UpdateRule) -> Iterator[UpdateRule]:
-    """A rule and all that it is made of: what wraps others, one of your own too, has them as `rule` or `rules`."""
-    yield rule
+def _parts(rule: UpdateRule, params: Params) -> Iterator[tuple[UpdateRule, Params]]:
+    """A rule and all that it is made of, each with the parameters that are its own.
+
+    What wraps others, one of your own too, has them as `rule` or `rules`; what divides parameters among them says how
+    in `grouped`.
+    """
+    yield rule, params
     whole: Any = rule
-    inner: list[UpdateRule] = [*getattr(whole, "rules", ()), *([whole.rule] if hasattr(whole, "rule") else [])]
-    for each in inner:
-        yield from _parts(each)
+    if hasattr(whole, "grouped"):
+        inner: list[tuple[UpdateRule, Params]] = whole.grouped(params)
+    else:
+        wrapped = [*getattr(whole, "rules", ()), *([whole.rule] if hasattr(whole, "rule") else [])]
+        inner = [(each, params) for each in wrapped]
+    for each, seen in inner:
+        yield from _parts(each, seen)

@@ -22,7 +22,7 @@ from fewstep.core.rng import RandomStreams
 from fewstep.core.rules import State, UpdateRule, selected
 from fewstep.core.running import RECORDINGS, Function, Run, plain
 from fewstep.core.stages import in_stages
-from fewstep.core.trees import chunks, concatenate, length, signature, subtract, tree_map
+from fewstep.core.trees import chunks, concatenate, leaves, length, signature, subtract, tree_map
 from fewstep.core.types import MetaParams, Params, Task
 
 if TYPE_CHECKING:
@@ -112,12 +112,21 @@ def _query_gradient(outer: QueryGradient, lift: Run, run: Run, keep: bool, linea
     steps: list[Step] = [_keeping(*each) for each in how] if keep else _blocks([_recomputing(*each) for each in how])
 
     def gradient(meta: MetaParams, task: Task) -> tuple[MetaParams, Tensor]:
-        point, pullback = _chain(steps, (meta.model, start(meta.model), meta.rule), task.support)
+        state, back_to_start = _started(start, meta.model)
+        point, pullback = _chain(steps, (meta.model, state, meta.rule), task.support)
         cotangent, losses = end(point, task)
-        cotangent = pullback(cotangent)
-        return MetaParams(cotangent[0], cotangent[2]), losses
+        of_params, of_state, of_learned = pullback(cotangent)
+        return MetaParams(back_to_start(of_params, of_state), of_learned), losses
 
     return gradient
+
+
+def _started(start: Function, params: Params) -> tuple[State, Callable[[Params, State], Params]]:
+    """The rule's state before the first step, and the way back from it: it may hold the parameters themselves."""
+    if not leaves(start(params)):
+        return {}, lambda of_params, _: of_params
+    state, back = cast("Any", torch.func.vjp(start, params))
+    return state, lambda of_params, of_state: tree_map(torch.add, of_params, back(of_state)[0])
 
 
 def _chain(steps: Sequence[Step], point: Point, support: Any) -> tuple[Point, Pullback]:

@@ -187,7 +187,7 @@ def conjugate_gradient(
         product: v -> A v, of vectors.
         target: b.
         iterations: At most; in exact arithmetic as many as b has elements suffice.
-        tolerance: Squared norm of the residual b - A x at which to stop.
+        tolerance: Squared norm of the residual b - A x at which to stop; 0 stops at the solution itself.
 
     Returns:
         x, from zero, and the residual.
@@ -195,7 +195,7 @@ def conjugate_gradient(
     solution, residual, along = torch.zeros_like(target), target.clone(), target.clone()
     squared = residual.dot(residual)
     for _ in range(iterations):
-        if squared < tolerance:
+        if squared <= tolerance:
             break
         curved = product(along)
         length = squared / along.dot(curved)

@@ -13,6 +13,7 @@ from fewstep.core.functional import FunctionalModule
 from fewstep.core.trees import length, to_device
 from fewstep.core.types import Batch, MetaParams, Params, Task
 from fewstep.errors import NonFiniteError
+from fewstep.learners.checks import check_outer_loop
 from fewstep.learners.learner import take_over
 from fewstep.learners.supervised import Loss, OptimizerFactory, SupervisedLearner, adam
 
@@ -138,6 +139,7 @@ class AveragingLearner:
         return {
             "iteration": self.iteration,
             "networks": self._networks,
+            "optimizer_kind": type(self._optimizer).__name__,
             "optimizer": self._optimizer.state_dict(),
         }
 
@@ -145,8 +147,10 @@ class AveragingLearner:
         """Go on from a `state_dict`.
 
         Raises:
-            ValueError: It belongs to other networks, or to another number of them.
+            ValueError: It belongs to other networks, to another number of them, or to another optimizer.
         """
+        kind = type(self._optimizer).__name__
+        check_outer_loop({"optimizer_kind": kind}, {"optimizer_kind": kind, **state})
         take_over(MetaParams(self._networks, {}), MetaParams(state["networks"], {}))
         self._optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.expect import expect_function, expect_number
+from fewstep.core.rules import UpdateRule, selected
 from fewstep.core.trees import leaves, tree_map
 from fewstep.core.types import Batch
 from fewstep.errors import NonFiniteError
@@ -59,6 +60,39 @@ def check_numbers(**given: float | None) -> None:
     for name, number in given.items():
         if number is not None:
             expect_number(name, number)
+
+
+def check_learned(rule: UpdateRule, meta: MetaParams) -> None:
+    """See that what a rule learns is among the meta-parameters.
+
+    Raises:
+        ValueError: It is not.
+    """
+    wanted = rule.hyperparameters(selected(meta.model, rule))
+    if missing := wanted.keys() - meta.rule.keys():
+        raise ValueError(
+            f"A rule for evaluation steps with what was meta-learned: {rule} wants {', '.join(sorted(missing))}, and "
+            f"learned were {', '.join(meta.rule) or 'no hyper-parameters'}. Give one whose step size is a number, or "
+            "wrap `learner.algorithm.rule`."
+        )
+
+
+def check_outer_loop(own: Mapping[str, Any], came: Mapping[str, Any]) -> None:
+    """See that a state is of a learner with such an optimizer and schedule.
+
+    Raises:
+        ValueError: It is not.
+    """
+    expected, got = map(_outer_loop, (own, came))
+    if expected != got:
+        raise ValueError(
+            f"The state is of a learner with another optimizer or schedule: expected {expected}, got {got}. Build the "
+            "learner as the one that was saved."
+        )
+
+
+def _outer_loop(state: Mapping[str, Any]) -> str:
+    return f"{state['optimizer_kind']} with {'no' if state.get('schedule') is None else 'a'} schedule"
 
 
 def check_examples(examples: Any, kind: str = "support") -> None:

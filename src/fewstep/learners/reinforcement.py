@@ -20,7 +20,7 @@ from fewstep.core.over_tasks import vectorized
 from fewstep.core.rng import generator
 from fewstep.core.rules import Slowed, UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import detach, index, leaves
+from fewstep.core.trees import detach, leaves
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
 from fewstep.core.types import MetaParams, OverTasks, Params
 from fewstep.errors import FewstepError, NonFiniteError
@@ -124,6 +124,7 @@ class ReinforcementLearner:
         self.policy = FunctionalModule(policy).to(device)
         self.policy.train(False)  # what was sampled and what is replayed must not differ by dropout
         check_rule(algorithm.rule, self.policy.params)
+        expect_whole("environment.horizon", environment.horizon)
         self._try(environment.observation_size)
         self.environment, self.algorithm = environment, algorithm
         self.iteration = self._rejected = 0
@@ -231,8 +232,7 @@ class ReinforcementLearner:
             ValueError: `steps` is negative.
             NonFiniteError: The adaptation diverged.
         """
-        asked = self._trajectories if trajectories is None else trajectories
-        yield from self._rollouts.along(self.meta, tasks, counted(steps), asked, self._test_rule, Stopwatch())
+        yield from self._at_test(tasks, steps, trajectories)
 
     def evaluate(
         self, tasks: Mdp, steps: int, *, trajectories: int | None = None, last_only: bool = False
@@ -246,12 +246,14 @@ class ReinforcementLearner:
         Raises:
             NonFiniteError: What is sampled is not finite before any step, which is no fault of the adaptation.
         """
-        asked = self._trajectories if trajectories is None else trajectories
-        path = self._rollouts.along(
-            self.meta, tasks, counted(steps), asked, self._test_rule, Stopwatch(), tolerant=True
-        )
-        returns = [_returns(rollout) for rollout in path]
+        returns = [_returns(rollout) for rollout in self._at_test(tasks, steps, trajectories, tolerant=True)]
         return {"return": torch.stack(returns[-1:] if last_only else returns, dim=1)}
+
+    def _at_test(
+        self, tasks: Mdp, steps: int, trajectories: int | None, *, tolerant: bool = False
+    ) -> Iterator[Rollout]:
+        asked = self._trajectories if trajectories is None else trajectories
+        return self._rollouts.along(self.meta, tasks, counted(steps), asked, self._test_rule, tolerant=tolerant)
 
     def adapt(self, task: Tensor | Record, steps: int | None = None, seed: int = 0) -> nn.Module:
         """Adapt to one task.
@@ -282,9 +284,8 @@ class ReinforcementLearner:
         (width,) = self.environment.sample_tasks(1, generator(seed)).shape[1:]
         if len(came) != width:
             raise FewstepError(f"A task of this environment has {width} numbers: got {len(came)}.")
-        tasks = Mdp(task[None], torch.tensor([seed]))
-        *_, last = self.rollouts(tasks, steps)
-        return self.policy.as_module(index(last.params, 0))
+        mdp = Mdp(task[None], torch.tensor([seed]))
+        return self._rollouts.simulated(self.meta, mdp, steps, self._trajectories, self._test_rule)
 
     def constants(self) -> str:
         """Fingerprint of what the policy holds beside its learnable parameters."""

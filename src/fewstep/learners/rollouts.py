@@ -13,6 +13,7 @@ from fewstep.core.running import Run, plain
 from fewstep.core.trees import index, leaves
 from fewstep.core.types import MetaParams, Params
 from fewstep.errors import NonFiniteError
+from fewstep.learners.stopwatch import Stopwatch
 from fewstep.rl.baseline import linear_baseline
 from fewstep.rl.episodes import as_trajectories
 from fewstep.rl.losses import reinforce_loss
@@ -21,12 +22,11 @@ from fewstep.rl.sampling import sample_trajectories
 from fewstep.rl.trajectories import Experience, Mdp, Trajectories
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor, nn
 
     from fewstep.core.functional import FunctionalModule
-    from fewstep.learners.stopwatch import Stopwatch
     from fewstep.rl.environment import Environment
     from fewstep.rl.episodes import Record
     from fewstep.rl.policy import Distribution
@@ -92,7 +92,7 @@ class Rollouts:
         steps: int,
         trajectories: int,
         rule: UpdateRule,
-        watch: Stopwatch,
+        watch: Stopwatch | None = None,
         *,
         tolerant: bool = False,
     ) -> Iterator[Rollout]:
@@ -104,7 +104,7 @@ class Rollouts:
             steps: S, inner steps.
             trajectories: Episodes of each task for a step.
             rule: The inner-loop rule, as one task sees it.
-            watch: Told what the time goes into.
+            watch: Told what the time goes into, if anybody asks.
             tolerant: Whether a task whose adaptation diverges leaves the others what they are.
 
         Yields:
@@ -113,6 +113,7 @@ class Rollouts:
         Raises:
             NonFiniteError: A task diverged and that is not tolerated, or is no fault of its adaptation.
         """
+        watch = watch or Stopwatch()
         support: list[Experience] = []
         path = self._path(meta, len(tasks.seed), support, rule)
         diverged = frozenset[int]()
@@ -146,13 +147,42 @@ class Rollouts:
             EpisodeError: What was recorded are no episodes.
             NonFiniteError: They, or what they lead to, are not finite.
         """
+        like = next(iter(meta.model.values()))
+
+        def recorded(params: Params, _: int) -> Trajectories:
+            episodes = record(self._policy.as_module(index(params, 0)))
+            return as_trajectories(episodes, self._environment, like)
+
+        return self._adapted(meta, recorded, steps, rule)
+
+    @torch.no_grad()
+    def simulated(self, meta: MetaParams, task: Mdp, steps: int, trajectories: int, rule: UpdateRule) -> nn.Module:
+        """The policy of one task of the environment, after steps that each learn from fresh episodes in it.
+
+        Args:
+            meta: As in `along`.
+            task: With a `tasks` axis of 1.
+            steps: S, inner steps.
+            trajectories: Episodes for a step.
+            rule: The inner-loop rule.
+
+        Raises:
+            NonFiniteError: What was sampled, or what it leads to, is not finite.
+        """
+
+        def sampled(params: Params, step: int) -> Trajectories:
+            return self._sampled(params, task, trajectories, step)
+
+        return self._adapted(meta, sampled, steps, rule)
+
+    def _adapted(
+        self, meta: MetaParams, act: Callable[[Params, int], Trajectories], steps: int, rule: UpdateRule
+    ) -> nn.Module:
         support: list[Experience] = []
         path = self._path(meta, 1, support, rule)
         params = next(path)
-        for _ in range(steps):
-            episodes = record(self._policy.as_module(index(params, 0)))
-            like = next(iter(params.values()))
-            support.append(self.experience(as_trajectories(episodes, self._environment, like)))
+        for step in range(steps):
+            support.append(self.experience(act(params, step)))
             params = next(path)
         policy = self._policy.as_module(index(params, 0))
         if support:

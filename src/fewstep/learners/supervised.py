@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.algorithms import expect_algorithm
-from fewstep.core.expect import counted
+from fewstep.core.expect import counted, expect_positive
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.layers import by_layer, movement
 from fewstep.core.meta import meta_gradient, same_size_groups
@@ -26,7 +26,16 @@ from fewstep.core.running import Run, plain
 from fewstep.core.trees import concatenate, index, leaves, to_device
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
 from fewstep.learners.adapted import Adapted
-from fewstep.learners.checks import check_examples, check_functions, check_model, check_numbers, diverged, non_finite
+from fewstep.learners.checks import (
+    check_examples,
+    check_functions,
+    check_learned,
+    check_model,
+    check_numbers,
+    check_outer_loop,
+    diverged,
+    non_finite,
+)
 from fewstep.learners.learner import take_over
 
 if TYPE_CHECKING:
@@ -89,7 +98,8 @@ class SupervisedLearner:
     ) -> None:
         expect_algorithm(algorithm)
         check_functions(loss=loss, optimizer=optimizer, schedule=schedule, over_tasks=over_tasks, run=run)
-        check_numbers(loss_scale=loss_scale, clip_value=clip_value, clip_norm=clip_norm)
+        expect_positive("loss_scale", loss_scale)
+        check_numbers(clip_value=clip_value, clip_norm=clip_norm)
         second_order = algorithm.rule.second_order and algorithm.steps > 0
         self.module = FunctionalModule(module, normalization, second_order=second_order).to(device)
         check_rule(algorithm.rule, self.module.params)
@@ -206,6 +216,7 @@ class SupervisedLearner:
         key = (counted(steps), policy, rule or self.algorithm.rule, last_only)
         if key not in self._curves:
             check_rule(key[2], self.module.params)
+            check_learned(key[2], self.meta)
             self._curves[key] = self._curve(*key)
         curves = self._mapped(self._curves[key], tasks)
         return {name: torch.stack(values, dim=1).cpu() for name, values in curves.items()}
@@ -245,12 +256,7 @@ class SupervisedLearner:
             ValueError: It belongs to another model, rule, optimizer or schedule.
         """
         now = self.state_dict()
-        own, came = _outer_loop(now), _outer_loop({"optimizer_kind": now["optimizer_kind"], **state})
-        if own != came:
-            raise ValueError(
-                f"The state is of a learner with another optimizer or schedule: expected {own}, got {came}. Build the "
-                "learner as the one that was saved."
-            )
+        check_outer_loop(now, {"optimizer_kind": now["optimizer_kind"], **state})
         self.load_meta(MetaParams(**state["meta"]))
         self._optimizer.load_state_dict(state["optimizer"])
         if self._schedule:
@@ -297,11 +303,11 @@ class SupervisedLearner:
 
     def _mapped(self, function: Callable[[MetaParams, Task], Any], tasks: Task | Sequence[Task]) -> Any:
         """A function of the meta-parameters and each task, in evaluation mode and without a graph."""
-        tasks = self._prepared(tasks)
+        groups = self._prepared(tasks)
         self.module.train(False)
         mapped = self._over_tasks(function)
         with torch.no_grad():
-            return concatenate([mapped(self.meta, group) for group in same_size_groups(tasks)])
+            return concatenate([mapped(self.meta, group) for group in groups])
 
     def _curve(
         self, steps: int, normalization: Normalization, rule: UpdateRule, last_only: bool
@@ -362,7 +368,3 @@ class SupervisedLearner:
                 axes,
                 self._axes,
             )
-
-
-def _outer_loop(state: dict[str, Any]) -> str:
-    return f"{state['optimizer_kind']} with {'no' if state['schedule'] is None else 'a'} schedule"

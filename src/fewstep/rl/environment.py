@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from fewstep.errors import EpisodeError
+from fewstep.errors import EpisodeError, NonFiniteError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,26 @@ def check_tasks(parameters: Any, num_tasks: int, environment: Environment) -> Te
             "Look into how it draws them."
         )
     return parameters
+
+
+def check_actions(finite: npt.NDArray[np.bool_], shape: tuple[int, int], time: int) -> None:
+    """See that all actions are finite numbers.
+
+    Args:
+        finite: Whether they are, `[episodes, ...]`.
+        shape: `(tasks, trajectories)`.
+        time: When.
+
+    Raises:
+        NonFiniteError: Some are not.
+    """
+    if not finite.all():
+        tasks, trajectories, *_ = (~finite).reshape(*shape, -1).nonzero()
+        raise NonFiniteError(
+            f"Actions are finite numbers: got one that is not, in task {tasks[0]}, trajectory {trajectories[0]}, at "
+            f"time {time}. The policy has diverged: lower the step size, of the inner loop first.",
+            tasks.tolist(),
+        )
 
 
 def check_transition(shape: tuple[int, int], environment: Environment, transition: Any) -> Transition:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, final
 import torch
 from torch import Tensor, nn
 
+from fewstep.core.expect import expect_positive
 from fewstep.rl.environment import Continuous
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class GaussianPolicy(nn.Module):
 
     def __init__(self, network: nn.Module, size: int, init_std: float = 1.0, min_std: float = 1e-6) -> None:
         super().__init__()
+        expect_positive("init_std", init_std)
+        expect_positive("min_std", min_std)
         self.network = network
         self.log_std = nn.Parameter(torch.full((size,), math.log(init_std)))
         self._least = math.log(min_std)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from fewstep.core.expect import expect_whole
 from fewstep.core.rng import generator
 from fewstep.errors import EpisodeError, NonFiniteError
 from fewstep.rl.environment import Transition, check_tasks, check_transition
@@ -68,11 +69,9 @@ def sample_trajectories(
         EpisodeError: The environment gave tensors of another shape or type than it must.
         NonFiniteError: An observation, action or reward is infinite or nan.
     """
-    if trajectories < 1 or not len(tasks.seed):
-        raise ValueError(
-            f"Sampling needs at least one task and one trajectory: got {len(tasks.seed)} tasks and {trajectories} "
-            "trajectories. Raise meta.batch_size or tasks.trajectories."
-        )
+    expect_whole("trajectories", trajectories)
+    if not len(tasks.seed):
+        raise ValueError("Sampling needs at least one task: got none. Raise meta.batch_size.")
     noise = _noise(environment, tasks, trajectories, step).to(like)
     # The first task names the stream of initial states, which the environment draws for all together.
     start = generator(int(tasks.seed[0]), "reset", step)

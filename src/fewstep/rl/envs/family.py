@@ -21,7 +21,7 @@ import torch
 
 from fewstep.core import rng
 from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
-from fewstep.rl.environment import ActionSpace, Continuous, Discrete, Transition, check_tasks
+from fewstep.rl.environment import ActionSpace, Continuous, Discrete, Transition, check_actions, check_tasks
 from fewstep.rl.envs.slots import SlotError, Slots, guarded
 from fewstep.rl.envs.spaces import Spaces
 from fewstep.rl.envs.workers import Workers
@@ -29,7 +29,6 @@ from fewstep.rl.envs.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy.typing as npt
     from torch import Generator, Tensor
 
     from fewstep.rl.envs.slots import Floats, Make, SetTask
@@ -104,9 +103,9 @@ class GymnasiumFamily:
         """
         if self._runner is None:
             self._runner = (
-                Workers(self._make, self._set_task, self._workers)
+                Workers(self._make, self._set_task, self.observation_size, self._workers)
                 if self._workers
-                else Slots(self._make, self._set_task)
+                else Slots(self._make, self._set_task, self.observation_size)
             )
         self._played += 1
         rows = tasks.detach().double().numpy().repeat(trajectories, axis=0)
@@ -123,7 +122,7 @@ class GymnasiumFamily:
                 "Episodes of a GymnasiumFamily are played one set at a time: got a step for episodes that ended when "
                 "others began, or when the family was closed. Step the newest, or make a second family."
             )
-        native = self.native(actions.flatten(0, 1))
+        native = self._spaces.native(actions.flatten(0, 1))
         return self._run(rows, lambda runner: runner.step(native))
 
     def close(self) -> None:
@@ -149,10 +148,6 @@ class GymnasiumFamily:
         except BaseException:
             self.close()
             raise
-
-    def native(self, actions: Tensor) -> npt.NDArray[Any]:
-        """A policy's actions in the environments' own terms, for their `step`; see `Spaces.native`."""
-        return self._spaces.native(actions)
 
     def _of_one(self) -> Spaces:
         """The spaces of an environment that is made for this alone."""
@@ -224,14 +219,7 @@ class FamilyEpisodes:
             )
         if isinstance(space, Discrete) and not ((actions >= 0) & (actions < space.count)).all():
             raise FewstepError(f"An action is an index below {space.count}: got {actions.min()} to {actions.max()}.")
-        if not actions.isfinite().all():
-            bad = (~actions.isfinite()).nonzero()
-            task, trajectory = bad[0, :2].tolist()
-            raise NonFiniteError(
-                f"Actions are finite numbers: got one that is not, in task {task}, trajectory {trajectory}, at time "
-                f"{self._time}. The policy has diverged: lower the step size, of the inner loop first.",
-                bad[:, 0].tolist(),
-            )
+        check_actions(actions.isfinite().numpy(), self._shape, self._time)
 
 
 def _failed(task: Floats, error: SlotError) -> EpisodeError:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, final
 import numpy as np
 import torch
 
-from fewstep.errors import FewstepError, NonFiniteError
-from fewstep.rl.environment import Continuous, Transition
+from fewstep.errors import FewstepError
+from fewstep.rl.environment import Continuous, Transition, check_actions
 from fewstep.rl.envs import HORIZON, robots
 from fewstep.rl.envs.robots import ROBOTS, Physics, Robot
 from fewstep.rl.envs.simulation import Simulation
@@ -166,8 +166,7 @@ class LocomotionEpisodes:
 
     def act(self, actions: Floats) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
         """The same for arrays: actions `[episodes, size]` lead to observations, rewards and what is terminated."""
-        if not np.isfinite(actions).all():
-            raise self._no_number(actions)
+        check_actions(np.isfinite(actions), self._shape, self._time)
         robot, simulation = self._environment.robot, self.simulation
         actions = np.clip(actions, -1.0, 1.0)
         going = ~self._ended
@@ -197,15 +196,6 @@ class LocomotionEpisodes:
         if self._environment.goal == "velocity":
             rewards += robot.velocity_bonus
         return rewards
-
-    def _no_number(self, actions: Floats) -> NonFiniteError:
-        bad = np.flatnonzero(~np.isfinite(actions).all(axis=1))
-        task, trajectory = divmod(int(bad[0]), self._shape[1])
-        return NonFiniteError(
-            f"Actions are finite numbers: got one that is not, in task {task}, trajectory {trajectory}, at time "
-            f"{self._time}. The policy has diverged: lower the step size, of the inner loop first.",
-            (bad // self._shape[1]).tolist(),
-        )
 
 
 @cache

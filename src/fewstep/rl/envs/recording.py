@@ -61,8 +61,10 @@ def _played(
     seen: list[torch.Tensor] = []
     done: list[torch.Tensor] = []
     earned: list[float] = []
+    like = next(policy.parameters(), torch.zeros(()))
     for _ in range(horizon):
-        seen.append(torch.tensor(observation))  # a copy: an environment may change its own state in place
+        # A copy: an environment may change its own state in place.
+        seen.append(torch.tensor(observation, dtype=like.dtype, device=like.device))
         choice = _choice(policy, seen[-1], spaces)
         done.append(choice.sample(draw_noise(spaces.actions, (), stream).to(choice.mode.device)))
         observation, reward, ended = act(environment, spaces.native(done[-1]))

@@ -57,10 +57,11 @@ class Slots:
     Args:
         make: The environment of a task.
         set_task: Gives an environment another task; None makes a new environment for each episode.
+        features: Of an observation, in every task.
     """
 
-    def __init__(self, make: Make, set_task: SetTask | None) -> None:
-        self._make, self._set_task = make, set_task
+    def __init__(self, make: Make, set_task: SetTask | None, features: int) -> None:
+        self._make, self._set_task, self._features = make, set_task, features
         self._environments: list[Any] = []
         self._observations = np.zeros((0, 0))
         self._ended = np.zeros(0, dtype=bool)
@@ -74,10 +75,6 @@ class Slots:
         del self._environments[len(tasks) :]
         self._ended = np.zeros(len(tasks), dtype=bool)
         first = [self._begin(slot, task, int(seed)) for slot, (task, seed) in enumerate(zip(tasks, seeds, strict=True))]
-        for slot, observation in enumerate(first):
-            if len(observation) != len(first[0]):
-                what = f"{len(observation)} numbers were observed, and {len(first[0])} in the first task"
-                raise SlotError(slot, "reset", what, "")
         self._observations = np.stack(first)
         return self._observations.copy()
 
@@ -100,7 +97,11 @@ class Slots:
         environment = self._environments[slot]
         if self._set_task is not None:
             guarded(slot, "set_task", partial(self._set_task, environment, task))
-        return guarded(slot, "reset", partial(begin, environment, seed))
+        first = guarded(slot, "reset", partial(begin, environment, seed))
+        if len(first) != self._features:
+            what = f"{len(first)} numbers were observed, and {self._features} in the first task"
+            raise SlotError(slot, "reset", what, "")
+        return first
 
 
 def begin(environment: Any, seed: int | None) -> Floats:

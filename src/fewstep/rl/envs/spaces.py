@@ -57,9 +57,11 @@ class Spaces:
         given = actions.detach().cpu().numpy()
         if isinstance(self.actions, Discrete):
             return given.astype(np.int64) + self._actions.start
-        low, high = self._actions.low, self._actions.high
+        low, high = (bound.astype(np.float64) for bound in (self._actions.low, self._actions.high))
         given = np.clip(given, -1.0, 1.0).reshape(*given.shape[:-1], *self._actions.shape)
-        return np.clip(low + (given + 1.0) / 2.0 * (high - low), low, high).astype(self._actions.dtype)
+        reached = np.clip(low + (given + 1.0) / 2.0 * (high - low), low, high)
+        whole = np.issubdtype(self._actions.dtype, np.integer)
+        return (np.rint(reached) if whole else reached).astype(self._actions.dtype)
 
 
 def _action_space(space: Any) -> ActionSpace:

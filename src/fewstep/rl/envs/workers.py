@@ -37,13 +37,14 @@ class Workers:
     Args:
         make: See `Slots`; importable by name, since workers are started afresh.
         set_task: Likewise.
+        features: Likewise.
         count: Processes.
 
     Raises:
         FewstepError: One of the functions cannot be sent to a worker.
     """
 
-    def __init__(self, make: Make, set_task: SetTask | None, count: int) -> None:
+    def __init__(self, make: Make, set_task: SetTask | None, features: int, count: int) -> None:
         try:
             pickle.dumps((make, set_task))
         except Exception as error:  # pickle raises whatever an object's own code does
@@ -58,7 +59,7 @@ class Workers:
         self._stop = weakref.finalize(self, _stop, self._pipes, self._processes)
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, make, set_task), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, make, set_task, features), daemon=True)
             process.start()
             theirs.close()  # so that the pipe ends when the worker does
             self._pipes.append(ours)
@@ -113,10 +114,10 @@ class Workers:
         )
 
 
-def _serve(pipe: Connection, make: Make, set_task: SetTask | None) -> None:
+def _serve(pipe: Connection, make: Make, set_task: SetTask | None, features: int) -> None:
     """What a worker does: answer requests until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    slots = Slots(make, set_task)
+    slots = Slots(make, set_task, features)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while (request := pipe.recv()) is not None:
             method, *arrays = request
