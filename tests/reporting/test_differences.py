@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from pathlib import Path
 
 import pytest
 
 from fewstep.errors import RunError
 from fewstep.reporting.differences import differences
 from fewstep.reporting.groups import grouped_by_seed
+from fewstep.reporting.report import compared_values
 from fewstep.reporting.tables import difference_table, plain
 
 from .runs import evaluation, make_run
@@ -37,6 +40,19 @@ def test_differences_are_taken_on_each_task_from_the_first_run(tmp_path):
     text = " ".join(plain(difference_table([(label, found)])).split())
     assert "Differences: mean squared error, meta-test" in text
     assert "1.10 ± 0.20" in text
+
+
+def test_a_difference_as_plain_values_is_nothing_but_the_difference(tmp_path):
+    of_run = {"metrics": {"mae": evaluation([7.0])["steps"]}, "rmse": {"dose": evaluation([7.0])["steps"]}}
+    first = run(tmp_path / "maml", [1.0], [2.0], **of_run)
+    other = run(tmp_path / "plain", [2.0], [float("nan")], recipe="plain", **of_run)
+    values = compared_values([first.path, other.path])
+    json.dumps(values, allow_nan=False)
+    (difference,) = values["differences"]
+    assert difference["label"] == "plain - maml"
+    assert difference["steps"] == [{"step": 0, "mean": None, "ci95": None}]
+    assert not {"metrics", "rmse", "per_task", "inner_lr"} & difference.keys()
+    assert [Path(file).is_file() for each in values["evaluations"] for file in each["per_task"]] == [True, True]
 
 
 def test_seeds_are_averaged_on_each_task(tmp_path):

@@ -203,6 +203,11 @@ def test_of_evaluations_that_differ_in_their_number_of_steps_the_longest_counts(
     assert sorted(len(each["steps"]) for _, each in found) == [1, 3]
 
 
+def test_of_several_seeds_too_the_longest_counts(tmp_path):
+    runs = [make_run(tmp_path / f"seed{s}", evaluation([3.1]), evaluation([3.1, 0.7]), seed=s) for s in (0, 1)]
+    assert [len(each["steps"]) for _, each in grouped_by_seed(runs)] == [2]
+
+
 def test_errors_of_targets_are_pooled_and_shortened_as_the_metric_is(tmp_path):
     def told(*means):
         steps = evaluation([*means])["steps"]
@@ -211,5 +216,5 @@ def test_errors_of_targets_are_pooled_and_shortened_as_the_metric_is(tmp_path):
     runs = [make_run(tmp_path / f"seed{s}", told(3.0), told(3.0, m), seed=s) for s, m in enumerate((0.5, 0.7))]
     [(_, alone)] = grouped_by_seed(runs[:1])
     assert len(alone["steps"]) == len(alone["rmse"]["dose"]) == 2
-    pooled = [each for _, each in grouped_by_seed(runs) if len(each["steps"]) == 2]
-    assert [each["rmse"]["dose"][1]["mean"] for each in pooled] == [pytest.approx(6)]
+    [(_, pooled)] = grouped_by_seed(runs)
+    assert pooled["rmse"]["dose"][1]["mean"] == pytest.approx(6)

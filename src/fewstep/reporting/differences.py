@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _SAME = ("fingerprint", "metric", "shots", "queries", "normalization", "trajectories", "checkpoint")
 """What two evaluations have in common if their difference is one of the runs."""
+_OWN = ("metrics", "rmse", "per_task", "inner_lr")
+"""What an evaluation tells of its own run, which says nothing of a difference."""
 
 
 def differences(entries: Sequence[Entry]) -> list[Entry]:
@@ -59,7 +61,8 @@ def differences(entries: Sequence[Entry]) -> list[Entry]:
             )
         shared = [step for step in scores.by_step if step in others.by_step]
         steps = [_difference(step, scores.by_step[step], others.by_step[step]) for step in shared]
-        found.append((f"{name} - {reference}", {**evaluation, "steps": steps, "seeds": [None]}))
+        about = {key: value for key, value in evaluation.items() if key not in _OWN}
+        found.append((f"{name} - {reference}", {**about, "steps": steps, "seeds": [None]}))
     return found
 
 

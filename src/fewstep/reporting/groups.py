@@ -128,10 +128,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _pooled_by_kind(group: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    of_runs = [(run, evaluations(run)) for run in group]
-    if len(group) == 1:
-        of_runs = [(run, _longest(found)) for run, found in of_runs]
-    found = [{**e, **_origin(run, e)} for run, stored in of_runs for e in stored]
+    found = [{**e, **_origin(run, e)} for run in group for e in evaluations(run)]
     pooled: list[dict[str, Any]] = []
     for same in _alike(found, _kind):
         if _one_per_seed(same):
@@ -139,7 +136,7 @@ def _pooled_by_kind(group: Sequence[RunFolder]) -> list[dict[str, Any]]:
         else:  # a run was evaluated so more than once, perhaps at several inner rates: pool equal ones
             for at_one_rate in _alike(same, lambda e: e.get("inner_lr")):
                 pooled.extend([_pooled(at_one_rate)] if _one_per_seed(at_one_rate) else at_one_rate)
-    return pooled
+    return _longest(pooled)
 
 
 def _origin(run: RunFolder, evaluation: Mapping[str, Any]) -> dict[str, Any]:

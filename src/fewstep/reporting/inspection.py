@@ -20,7 +20,7 @@ from fewstep.reporting.drawing import (
     save,
     sentence,
 )
-from fewstep.reporting.reading import METRICS, described, finite
+from fewstep.reporting.reading import described, finite, metric_name, unit
 from fewstep.reporting.tables import ABSENT, USUAL_STEPS, empty_table, number_cell
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def layers_table(inspection: Inspection) -> Table:
         inspection: As `experiments.inspect_run.inspect` returns it.
     """
     last = _last(inspection)
-    shown = [(what, key, unit, step) for what, key, unit in _COLUMNS for step in sorted({1, last})]
+    shown = [(what, key, factor, step) for what, key, factor in _COLUMNS for step in sorted({1, last})]
     table = empty_table("Layers: how far they move, and how sensitive the loss of new tasks is to them", _LEGEND)
     table.add_column("layer", overflow="fold")
     table.add_column("parameters", justify="right", no_wrap=True)
@@ -65,7 +65,7 @@ def layers_table(inspection: Inspection) -> Table:
         table.add_column(f"{what},\n{counted(step, 'step')}", justify="right", no_wrap=True)
     table.add_column(f"rms moved,\n{counted(last, 'step')}", justify="right", no_wrap=True)
     for layer in inspection["layers"]:
-        cells = [_cell_at(layer[key], step, unit) for _, key, unit, step in shown]
+        cells = [_cell_at(layer[key], step, factor) for _, key, factor, step in shown]
         cells.append(_cell_at(layer["rms_movement"], last, 1))
         if not layer["adapted"]:
             cells = [_NOT_ADAPTED, *[ABSENT] * (len(cells) - 1)]
@@ -85,17 +85,17 @@ def parts_table(inspection: Inspection) -> Table:
     steps = [step for step in sorted({*USUAL_STEPS, last}) if step <= last]
     details = ", ".join(filter(None, (described(field, inspection) for field in _PROTOCOL)))
     head = f"head: {', '.join(inspection['head']['parameters'])}"
-    title = f"{sentence(_metric(inspection))} by what adapts"
+    title = f"{sentence(metric_name(inspection['metric']))} by what adapts"
     note = f"{ABSENT}: the gain is within its interval of none, so there is none to share"
     table = empty_table(title, f"{head}\n{details}\n±: {_INTERVAL}\n{note}")
     table.add_column("initialisation", no_wrap=True)
     table.add_column("what adapts")
     for step in steps:
         table.add_column(f"step {step}" if step else "before", justify="right", no_wrap=True)
-    unit = _unit(inspection)
+    factor = unit(inspection["metric"])
     for name, views in (("meta-trained", inspection), ("untrained", inspection["untrained"])):
         for part, what in PARTS.items():
-            table.add_row(name, what, *(_cell_at(views["parts"][part], step, unit) for step in steps))
+            table.add_row(name, what, *(_cell_at(views["parts"][part], step, factor) for step in steps))
         shares = (_cell_at(views["head_share"], step, 100) for step in steps)
         table.add_row(name, "the head's share of the gain, %", *shares, style="dim")
     return table
@@ -169,30 +169,33 @@ def _draw_gains(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _dots(
-    axes: Axes, curves: Sequence[Curve | None], step: int, unit: float, side: float, colour: str, label: str
+    axes: Axes, curves: Sequence[Curve | None], step: int, factor: float, side: float, colour: str, label: str
 ) -> None:
     """A dot with its interval for each layer, somewhat above or below the layer's line."""
     places = [i for i, curve in enumerate(curves) if curve]
     points = [curve[step] for curve in curves if curve]
     axes.errorbar(
-        [unit * finite(point["mean"]) for point in points], [i + 0.22 * side for i in places],
-        xerr=[unit * finite(point["ci95"]) for point in points], fmt="o", ms=4.2, color=colour, elinewidth=1.1,
+        [factor * finite(point["mean"]) for point in points], [i + 0.22 * side for i in places],
+        xerr=[factor * finite(point["ci95"]) for point in points], fmt="o", ms=4.2, color=colour, elinewidth=1.1,
         capsize=0, label=label, zorder=3,
     )  # fmt: skip
 
 
 def _draw_parts(axes: Axes, inspection: Inspection) -> None:
-    unit = _unit(inspection)
+    factor = unit(inspection["metric"])
     untrained = ("untrained, everything", inspection["untrained"]["parts"]["everything"])
     curves = [*((what, inspection["parts"][part]) for part, what in PARTS.items()), untrained]
     for (label, points), (colour, dashes, width) in zip(curves, _LINES, strict=True):
         steps = [point["step"] for point in points]
-        means, halves = (_values(points, key, unit) for key in ("mean", "ci95"))
+        means, halves = (_values(points, key, factor) for key in ("mean", "ci95"))
         axes.plot(steps, means, color=colour, ls=dashes, marker="o", ms=width + 1.6, lw=width, label=label, zorder=4)
         low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
         axes.fill_between(steps, low, high, color=colour, alpha=0.16, lw=0, zorder=2)
     dress(
-        axes, title="What the head alone gives", x="Gradient steps", y=textwrap.fill(sentence(_metric(inspection)), 38)
+        axes,
+        title="What the head alone gives",
+        x="Gradient steps",
+        y=textwrap.fill(sentence(metric_name(inspection["metric"])), 38),
     )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if inspection["metric"] == "accuracy":
@@ -201,24 +204,16 @@ def _draw_parts(axes: Axes, inspection: Inspection) -> None:
         axes.set_ylim(bottom=0 if axes.get_ylim()[0] < axes.get_ylim()[1] / 3 else None)
 
 
-def _values(points: Iterable[Mapping[str, Any]], key: str, unit: float) -> list[float]:
-    return [unit * finite(point[key]) for point in points]
+def _values(points: Iterable[Mapping[str, Any]], key: str, factor: float) -> list[float]:
+    return [factor * finite(point[key]) for point in points]
 
 
-def _cell_at(curve: Curve | None, step: int, unit: float) -> str:
+def _cell_at(curve: Curve | None, step: int, factor: float) -> str:
     if curve is None or curve[step]["mean"] is None:
         return ABSENT
     mean, half_width = finite(curve[step]["mean"]), finite(curve[step]["ci95"])
-    return number_cell(unit * mean, unit * half_width)
+    return number_cell(factor * mean, factor * half_width)
 
 
 def _last(inspection: Inspection) -> int:
     return len(inspection["steps"]) - 1
-
-
-def _metric(inspection: Inspection) -> str:
-    return METRICS.get(inspection["metric"], str(inspection["metric"]))
-
-
-def _unit(inspection: Inspection) -> float:
-    return 100 if inspection["metric"] == "accuracy" else 1

@@ -25,14 +25,15 @@ from fewstep.reporting.drawing import (
 )
 from fewstep.reporting.published import Published, published
 from fewstep.reporting.reading import (
-    METRICS,
     curve,
     described,
     differing,
     finite,
     interval_note,
+    metric_name,
     required,
     seeds,
+    unit,
 )
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _learning_curves(entries: Sequence[Entry]) -> Figure:
         if high - low < 1:  # where nothing adapts, there is one step to show
             axes.set_xlim(low - 0.5, high + 0.5)
     metric: str = entries[0][1]["metric"]
-    figure.supylabel(sentence(METRICS.get(metric, metric)), fontsize=9, color=INK)
+    figure.supylabel(sentence(metric_name(metric)), fontsize=9, color=INK)
     drawn = [np.asarray(line.get_ydata(), float) for axes in grid for line in axes.lines]
     _set_scale(grid[0], np.concatenate(drawn).tolist(), metric)
     legend(figure, grid)
@@ -229,10 +230,9 @@ def draw_curve(axes: Axes, name: str, points: Sequence[Point], style: Style) -> 
 
 def draw_published(axes: Axes, paper: Published, style: Style) -> None:
     """The paper's numbers, as diamonds."""
-    unit = 100 if paper.metric == "accuracy" else 1
-    steps = list(paper.values)
-    means = [unit * mean for mean, _ in paper.values.values()]
-    intervals = [math.nan if ci95 is None else unit * ci95 for _, ci95 in paper.values.values()]
+    steps, factor = list(paper.values), unit(paper.metric)
+    means = [factor * mean for mean, _ in paper.values.values()]
+    intervals = [math.nan if ci95 is None else factor * ci95 for _, ci95 in paper.values.values()]
     axes.errorbar(
         steps, means, intervals, fmt="D", ms=5.5, mfc="white", mec=style.colour, mew=1.2, ecolor=style.colour,
         elinewidth=1.2, capsize=2.5, label=f"{PAPER}{paper.source}", zorder=5,
@@ -344,14 +344,14 @@ def _draw_validations(
 ) -> None:
     known = [record for records in checks.values() for record in records]
     metric = next((name for name in _VALIDATED if all(name in record for record in known)), "score")
-    unit = 100 if metric == "accuracy" else 1
+    factor = unit(metric)
     shown: list[float] = []
     for label, records in checks.items():
         if not records:
             continue
         colour, dashes = styles[label]
         iterations = [record["iteration"] for record in records]
-        values = [unit * finite(record[metric]) for record in records]
+        values = [factor * finite(record[metric]) for record in records]
         shown += values
         scores = [finite(record["score"]) for record in records]
         best = min(range(len(scores)), key=lambda i: (math.isnan(scores[i]), scores[i]))

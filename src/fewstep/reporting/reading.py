@@ -88,16 +88,24 @@ def illustrations(run: RunFolder) -> list[dict[str, Any]]:
 
 def curve(evaluation: Mapping[str, Any]) -> list[Point]:
     """The metric along the gradient steps, in the unit that is shown."""
-    unit = 100 if evaluation["metric"] == "accuracy" else 1
+    factor = unit(evaluation["metric"])
     key = "spread" if seeds(evaluation) > 1 else "ci95"
-    return [Point(row["step"], unit * finite(row["mean"]), unit * finite(row[key])) for row in evaluation["steps"]]
+    return [Point(row["step"], factor * finite(row["mean"]), factor * finite(row[key])) for row in evaluation["steps"]]
+
+
+def unit(metric: str) -> float:
+    """What a metric is multiplied by where it is shown: an accuracy is in percent."""
+    return 100 if metric == "accuracy" else 1
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words; of the user's own, its name."""
+    return METRICS.get(metric, metric)
 
 
 def with_errors(label: str, evaluation: Mapping[str, Any]) -> list[Entry]:
     """An evaluation, and as others beside it the user's own metrics, and errors of a table's targets in their units."""
-    # Before evaluations had tables of their tasks, errors were means of the tasks' roots: something else.
-    errors: Mapping[str, Any] = evaluation.get("rmse", {}) if "per_task" in evaluation else {}
-    further = {f"rmse of {target}": steps for target, steps in errors.items()}
+    further = {f"rmse of {target}": steps for target, steps in evaluation.get("rmse", {}).items()}
     further |= evaluation.get("metrics", {})
     beside = [{**evaluation, "metric": metric, "steps": steps} for metric, steps in further.items()]
     return [(label, one) for one in (evaluation, *beside)]
@@ -157,7 +165,7 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
         case _, None:
             return ""
         case "metric", _:
-            return METRICS.get(value, str(value))
+            return metric_name(str(value))
         case "tasks_from", _:
             return f"of {value}, not the run's own"
         case "tasks", _:

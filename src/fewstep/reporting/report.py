@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fewstep.errors import RunError
 from fewstep.reporting.differences import differences
@@ -15,8 +17,7 @@ from fewstep.reporting.walks import walks_figure
 from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from rich.table import Table
 
@@ -90,22 +91,25 @@ def compared_values(paths: Iterable[Path]) -> dict[str, Any]:
         paths: Run folders.
 
     Returns:
-        "evaluations" and "differences", each evaluation with its "label" first.
+        "evaluations" and "differences", each evaluation with its "label" first; None for what is not finite.
 
     Raises:
         RunError: A folder is no run or has no evaluation.
     """
     entries = grouped_by_seed(list(_labelled(paths).values()))
     parts = {"evaluations": entries, "differences": differences(entries)}
-    return {
-        part: [{"label": label, **evaluation, "per_task": _file(evaluation)} for label, evaluation in each]
-        for part, each in parts.items()
-    }
+    return {part: [_plain({"label": label, **each}) for label, each in found] for part, found in parts.items()}
 
 
-def _file(evaluation: Mapping[str, Any]) -> str | None:
-    file = evaluation.get("per_task")
-    return None if file is None else str(file)
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: paths as text, and neither infinity nor nan."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in cast("list[Any]", value)]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def inspection_path(run: RunFolder) -> Path:

@@ -10,7 +10,7 @@ from rich.text import Text
 from fewstep.reporting.drawing import INK, dress, footnote, legend, save, sentence, styles_of
 from fewstep.reporting.plots import draw_curve, draw_published, panels
 from fewstep.reporting.published import published
-from fewstep.reporting.reading import METRICS, curve, interval_note
+from fewstep.reporting.reading import curve, interval_note, metric_name
 from fewstep.reporting.tables import ABSENT, empty_table, number_cell, published_cell
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def _paper(row: Reproduced) -> str:
     found = published(row.evaluations[0])
     if found is None:
         return ABSENT
-    unit = 100 if found.metric == "accuracy" else 1
-    return _between(row).join(published_cell(found.values[step], unit) for step in row.steps if step in found.values)
+    return _between(row).join(published_cell(found, step) for step in row.steps if step in found.values)
 
 
 def returns_figure(title: str, rows: Sequence[Reproduced], path: str | Path) -> None:
@@ -114,7 +113,7 @@ def _returns(title: str, rows: Sequence[Reproduced]) -> Figure:
                 draw_published(axes, paper._replace(source=title, values=told), style)
         dress(axes, title=sentence(tasks), x="Gradient steps")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.supylabel(sentence(METRICS["return"]), fontsize=9, color=INK)
+    figure.supylabel(sentence(metric_name("return")), fontsize=9, color=INK)
     legend(figure, grid)
     footnote(figure, f"Bands: {interval_note([('', row.evaluations[0]) for row in rows])}.")
     return figure

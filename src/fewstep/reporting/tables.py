@@ -23,6 +23,7 @@ from fewstep.reporting.reading import (
     mixed_tasks,
     required,
     seeds,
+    unit,
 )
 
 if TYPE_CHECKING:
@@ -146,17 +147,8 @@ def timings_table(ways: Iterable[tuple[Sequence[str], float, float, float]]) -> 
         table.add_column(name, justify="right", no_wrap=True)
     for settings, first, later, whole in ways:
         what = " ".join(setting.removeprefix("execution.") for setting in settings) or "as the recipe says"
-        table.add_row(
-            *map(
-                Text,
-                (
-                    what or "as the recipe says",
-                    f"{first:.2f}",
-                    f"{1e3 * later:.3g}",
-                    str(timedelta(seconds=round(whole))),
-                ),
-            )
-        )
+        times = (f"{first:.2f}", f"{1e3 * later:.3g}", str(timedelta(seconds=round(whole))))
+        table.add_row(*map(Text, (what, *times)))
     return table
 
 
@@ -230,20 +222,17 @@ def _setting(field: str, evaluation: Mapping[str, Any]) -> str:
 
 
 def _paper_row(paper: Published, settings: int, steps: Sequence[int]) -> list[Text]:
-    unit = 100 if paper.metric == "accuracy" else 1
-    cells = [paper.values.get(step) for step in steps]
     return [
         Text("paper"),
         *[Text()] * (1 + settings),
-        *(Text(published_cell(cell, unit) if cell else "") for cell in cells),
+        *(Text(published_cell(paper, step) if step in paper.values else "") for step in steps),
     ]
 
 
-def published_cell(cell: tuple[float, float | None], unit: float) -> str:
-    """As printed in the paper, which gives two decimals, or one of a percentage."""
-    mean, ci95 = cell
-    digits = 1 if unit == 100 else 2
-    return f"{unit * mean:.{digits}f}" + (f" ± {unit * ci95:.{digits}f}" if ci95 is not None else "")
+def published_cell(paper: Published, step: int) -> str:
+    """As printed in the paper."""
+    shown = [unit(paper.metric) * number for number in paper.values[step] if number is not None]
+    return " ± ".join(f"{number:.{paper.decimals}f}" for number in shown)
 
 
 def number_cell(mean: float, plus_minus: float) -> str:
