@@ -25,7 +25,7 @@ from sklearn.metrics import accuracy_score, mean_squared_error
 from sklearn.neighbors import KNeighborsClassifier
 
 from fewstep import FewShotClassifier, FewShotRegressor
-from fewstep.tasks.omniglot import load_omniglot, omniglot_split
+from fewstep.tasks.omniglot import DRAWINGS, load_omniglot, split_names
 from fewstep.training.evaluation import mean_and_ci95
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Examples(NamedTuple):
 
 def omniglot(folder: Path | None) -> list[np.ndarray]:
     """Meta-test characters, flattened, in [0, 1]."""
-    return [images.flatten(1).numpy() / 255 for images in omniglot_split(load_omniglot(folder), "test")]
+    images, _ = load_omniglot(folder).only(split_names()["test"])
+    return [drawings.flatten(1).numpy() / 255 for drawings in images.split(DRAWINGS)]
 
 
 def digits() -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from fewstep.core.trees import index
 from fewstep.core.types import Batch, Task
 from fewstep.learners.heads import balanced_cross_entropy
 from fewstep.tasks.few_shot import FewShot
-from fewstep.tasks.omniglot import load_omniglot, omniglot_split
+from fewstep.tasks.omniglot import DRAWINGS, load_omniglot, split_names
 from fewstep.training.evaluation import mean_and_ci95
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["heads", "losses"], help="one of the tables")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    start, images = initialisation(RUN), omniglot_split(load_omniglot(given.data), "val")
+    start, (images, _) = initialisation(RUN), load_omniglot(given.data).only(split_names()["val"])
+    images = images.unflatten(0, (-1, DRAWINGS))
     for name, table in (("heads", head_table), ("losses", loss_table)):
         if given.only in (None, name):
             table(start, images, given.tasks, given.steps)

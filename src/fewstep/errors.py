@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+_LISTED = 10  # so many examples of a fault are named in an error; the rest are counted
 
 
 class FewstepError(Exception):
@@ -46,3 +48,14 @@ class Interrupted(FewstepError):  # noqa: N818  (a request that was honoured, no
 
 class EpisodeError(FewstepError):
     """An environment of the user's own, or the process that ran it, failed in the middle of episodes."""
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names for an error, the first ones of many."""
+    return listed([repr(name) for name in names])
+
+
+def listed(items: Sequence[str], separator: str = ", ") -> str:
+    """Items for an error, the first ones of many."""
+    rest = len(items) - _LISTED
+    return separator.join(items[:_LISTED]) + (f"{separator}and {rest} more" if rest > 0 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -134,10 +135,21 @@ def _percent(probability: float) -> str:
 
 def rightly_taken(predictions: Sequence[Prediction]) -> list[bool]:
     """Whether each picture was taken for the class whose folder it lies in; empty unless all lie in such folders."""
-    folders = [Path(each.image).parent.name for each in predictions]
-    if not all(folder in each.probabilities for folder, each in zip(folders, predictions, strict=True)):
+    folders = [_class_of_folder(each) for each in predictions]
+    if None in folders:
         return []
     return [folder == each.label for folder, each in zip(folders, predictions, strict=True)]
+
+
+def _class_of_folder(prediction: Prediction) -> str | None:
+    """The class whose folder a picture lies in, as `list_classes` names it: by several levels where there are some."""
+    folder = f"/{_composed(Path(prediction.image).parent.as_posix())}"
+    names = [name for name in prediction.probabilities if folder.endswith(f"/{_composed(name)}")]
+    return max(names, key=len, default=None)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # macOS writes accents apart
 
 
 def predictions_json(predictions: Sequence[Prediction]) -> str:

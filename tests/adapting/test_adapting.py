@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import OrderedDict
 
 import numpy as np
@@ -98,6 +99,11 @@ def test_steps_are_those_that_the_recipe_is_evaluated_with_unless_given(support)
     assert fewstep.adapt(READY, support, steps=0).steps == 0
 
 
+def test_steps_may_be_a_number_of_numpy_s(tmp_path, support):
+    folder = fewstep.adapt(READY, support).save(tmp_path / "adapted")
+    assert fewstep.load(fewstep.adapt(folder, support, steps=np.int64(2)).save(folder)).steps == 2
+
+
 def test_one_picture_at_a_time_gives_the_same_answer_as_all_at_once(support, queries):
     classifier = fewstep.adapt(READY, support)
     together = classifier.predict(queries)
@@ -181,7 +187,10 @@ def test_a_folder_with_something_in_it_is_refused_unless_it_is_the_one_continued
     folder = classifier.save(tmp_path / "adapted")
     with pytest.raises(RunError, match="holds an adapted model"):
         classifier.save(folder)
-    load_adapted(folder).save(folder)
+    loaded = load_adapted(folder)
+    loaded.save(folder)
+    shutil.rmtree(folder)
+    assert same(classifier, fewstep.load(loaded.save(folder)), [support / "bar" / "0.png"])
     for name in ("config.json", "model.safetensors"):  # a first save that was killed is begun again
         (folder / name).unlink()
     classifier.save(folder)
@@ -221,8 +230,9 @@ def test_a_save_that_is_cut_off_is_told_of(tmp_path, support, monkeypatch, writt
 
 def test_another_checkpoint_of_an_adapted_model_is_refused(tmp_path, support):
     folder = fewstep.adapt(READY, support).save(tmp_path / "model")
-    with pytest.raises(RecipeError, match="one initialisation"):
-        fewstep.adapt(folder, support, checkpoint="final")
+    for model in (folder, fewstep.load(folder)):
+        with pytest.raises(RecipeError, match="one initialisation"):
+            fewstep.adapt(model, support, checkpoint="final")
 
 
 def test_an_adapted_model_is_no_run(tmp_path, support):
@@ -280,6 +290,27 @@ def test_too_few_classes_are_refused(tmp_path):
         fewstep.adapt(READY, draw_support(tmp_path / "one", {"bar": 4}))
     with pytest.raises(DataError, match="two classes or more"):
         fewstep.adapt(READY, {"bar": torch.zeros(0, 1, 28, 28, dtype=torch.uint8), "x": []})
+
+
+@pytest.mark.parametrize(
+    ("support", "came"),
+    [
+        (["bar", "cross"], "a list"),
+        (None, "a NoneType"),
+        ({1: [], 2: []}, "the class 1"),
+        ({"bar": [], 2: []}, "the class 2"),
+    ],
+)
+def test_support_of_another_form_is_refused(support, came):
+    with pytest.raises(DataError, match=rf"folder or zip archive \(str or Path\), or as a dict .*: got {came}\. Make"):
+        fewstep.adapt(READY, support)
+
+
+def test_of_no_pictures_there_are_no_predictions(support, monkeypatch):
+    classifier = fewstep.adapt(READY, support)
+    monkeypatch.setattr(classifier.module, "forward", None)  # some modules do not take none
+    assert classifier.predict([]) == []
+    assert classifier.probabilities(classifier.prepare([])).shape == (0, 3)
 
 
 def test_pictures_of_another_shape_are_refused(support):
@@ -370,6 +401,7 @@ def test_files_and_folders_are_named_by_strings_or_paths(support, queries):
     folder = queries[0].parent
     assert adapted.predict(folder) == adapted.predict(str(folder)) == expected
     assert adapted.predict(str(queries[0])) == adapted.predict(queries[:1])
+    assert adapted.predict([folder, str(queries[0])]) == [*expected, expected[0]]
 
 
 def test_pictures_in_memory_do_as_well_as_files(support, queries):
@@ -404,7 +436,9 @@ def test_pictures_of_other_types_are_refused(support):
 def test_a_class_without_any_drawing_is_refused(support):
     (support / "paper").mkdir()
     Image.new("L", (50, 50), 255).save(support / "paper" / "blank.png")
-    with pytest.raises(DataError, match="those of 'paper' are of one colour"):
+    with pytest.raises(
+        DataError, match=r"in those of 'paper' nothing is to be seen, they are of one colour or too faint"
+    ):
         fewstep.adapt(READY, support)
 
 

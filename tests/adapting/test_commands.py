@@ -10,6 +10,9 @@ import os
 import pytest
 from PIL import Image
 
+from fewstep.adapting.classifier import Prediction
+from fewstep.pictures import rightly_taken
+
 from .drawn import SHAPES, draw, draw_support
 
 READY = "omniglot-5way-1shot"
@@ -77,6 +80,20 @@ def test_pictures_in_folders_of_classes_are_scored(fewstep, adapted, tmp_path):
     assert out.count("mistake") == 1
     draw("bar", tmp_path / "known" / "elsewhere" / "1.png")  # says nothing of its class
     assert "folder of their class" not in fewstep("predict", adapted, "known")[1]
+
+
+def test_pictures_in_nested_folders_of_classes_are_scored():
+    names = ["Greek/alpha", "alpha", "Latin/\u00e9"]
+    for folder, expected in (
+        ("known/Greek/alpha", "Greek/alpha"),
+        ("known/alpha", "alpha"),
+        ("Latin/e\u0301", "Latin/\u00e9"),  # as macOS writes it
+    ):
+        for label in names:
+            assert rightly_taken([Prediction(f"{folder}/1.png", label, dict.fromkeys(names, 0.3))]) == [
+                label == expected
+            ]
+    assert rightly_taken([Prediction("known/Greekalpha/1.png", "alpha", dict.fromkeys(names, 0.3))]) == []
 
 
 def test_one_picture_gets_the_answer_that_it_has_in_a_folder(fewstep, adapted, tmp_path):

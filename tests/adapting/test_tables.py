@@ -70,7 +70,7 @@ def test_predictions_of_before_are_written_over_in_any_encoding(fewstep, run, fi
         assert code == 0, err
     assert "predicted_response" in (tmp_path / "p.csv").read_text(encoding)
     mine = tmp_path / "mine.csv"
-    mine.write_text("name,value\nmy predicted_ value,3\n", encoding)
+    mine.write_text("name,value\npredicted_ value,my predicted_ value\n", encoding)
     for file in (files[0], mine):
         code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", file)
         assert code == 2
@@ -199,6 +199,17 @@ def test_predictions_are_written_as_their_file_is(fewstep, run, files, tmp_path)
     written = (tmp_path / "o.csv").read_bytes()
     assert written.startswith(b"\xef\xbb\xbfcompound,log_dose,predicted_response\r\nnew,-6,")
     assert fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", tmp_path / "o.csv")[0] == 0
+
+
+@pytest.mark.parametrize("mark", ["|", ":"])
+def test_predictions_tell_their_separator_where_nobody_would_look_for_it(fewstep, run, files, tmp_path, mark):
+    files[1].write_text(f"sep={mark}\n" + QUERIES.replace(",", mark))
+    for _ in range(2):  # they may be written over
+        code, _, err = fewstep("adapt", run, "--support", files[0], "--predict", files[1], "--out", "o.csv")
+        assert code == 0, err
+    written = (tmp_path / "o.csv").read_text()
+    assert written.startswith(f"sep={mark}\ncompound{mark}log_dose{mark}predicted_response\nnew{mark}-6{mark}")
+    assert predict_table(run, files[0], tmp_path / "o.csv").to_csv() == written
 
 
 def test_a_file_with_decimal_commas_is_answered_in_kind(run, files):

@@ -6,6 +6,7 @@ import hashlib
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,6 +171,14 @@ def test_classes_with_too_few_images_are_named() -> None:
         FewShot(images, shots=1, queries=5, classes=counts)
     with pytest.raises(ValueError, match="`classes` must count all images: got 42 in `classes` and 41 images"):
         FewShot(images[1:], classes=counts)
+    alike = {str(number): 20 for number in range(12)}
+    with pytest.raises(ValueError, match=r"and 20 examples\. Lower"):  # no list of all of them
+        FewShot(numbered().flatten(0, 1), shots=1, queries=20, classes=alike)
+
+
+def test_numbers_may_be_numpy_s() -> None:
+    plain, other = (FewShot(numbered(), *sizes).sample(3, generator(12)) for sizes in ((4, 2, 3), np.array([4, 2, 3])))
+    assert torch.equal(plain.query.inputs, other.query.inputs)
 
 
 def test_sampling_leaves_the_images_as_they_were() -> None:
@@ -192,11 +201,11 @@ def test_sampling_leaves_the_images_as_they_were() -> None:
             "`shots` and `queries` together must be at most the examples per class: "
             "got shots=5, queries=16 and 20 examples. Lower `tasks.shots` or `tasks.queries` (--shots, --queries).",
         ),
-        ({"ways": 0}, "`ways` must be a positive integer: got 0. Set `tasks.ways` to 1 or more."),
-        ({"shots": -1}, "`shots` must be a positive integer: got -1. Set `tasks.shots` to 1 or more."),
+        ({"ways": 0}, "`ways` must be a whole number, at least 1: got 0."),
+        ({"shots": -1}, "`shots` must be a whole number, at least 1: got -1."),
         (
             {"queries": 1.5},
-            "`queries` must be a positive integer: got 1.5. Set `tasks.queries` to 1 or more.",
+            "`queries` must be a whole number, at least 1: got 1.5.",
         ),
         (
             {"images": torch.zeros(12, 20, 1, 4, 6, dtype=torch.uint8), "rotate": True},

@@ -53,7 +53,7 @@ def test_pictures_that_cannot_be_read_are_left_out_where_asked(
     folder = pictures(tmp_path / "mine", {f"class {number}": 3 for number in range(6)})
     (folder / "class 1" / "1.png").write_bytes(b"no picture")
     for picture in range(3):
-        (folder / "class 4" / f"{picture}.png").write_bytes(b"none either")
+        (folder / "class 2" / f"{picture}.png").write_bytes(b"none either")
     with pytest.raises(DataError, match=r'tasks\.unreadable = "drop"'):
         load_folder(folder, GREY)
     caplog.set_level(logging.INFO)
@@ -62,7 +62,7 @@ def test_pictures_that_cannot_be_read_are_left_out_where_asked(
     caplog.clear()
     load_folder(folder, GREY, drop_unreadable=True)  # from the cache
     assert "4 pictures cannot be read, and are left out" in caplog.text
-    assert images.classes == {"class 0": 3, "class 1": 2, "class 2": 3, "class 3": 3, "class 5": 3}
+    assert images.classes == {"class 0": 3, "class 1": 2, "class 3": 3, "class 4": 3, "class 5": 3}
     assert sorted(chain.from_iterable(splits.values())) == sorted(images.classes)
     assert images.only(["class 1"])[0].float().mean().round() == 10
     with pytest.raises(DataError):  # what was kept of the others is for those who asked
@@ -120,3 +120,14 @@ def test_pictures_are_prepared_once_for_each_preparation(tmp_path: Path, caplog:
     assert [record.message for record in caplog.records] == [
         "Preparing the 3 pictures of folder my pictures, größer, once"
     ] * 2
+
+
+@pytest.mark.parametrize("broken", [["val"], ["train", "val", "test"]])
+def test_a_split_of_unreadable_pictures_alone_is_an_error(tmp_path: Path, broken: list[str]) -> None:
+    folder = pictures(tmp_path / "mine", {"train/a": 1, "val/b": 2, "test/c": 1})
+    for split in broken:
+        for file in (folder / split).rglob("*.png"):
+            file.write_bytes(b"no picture")
+    for _ in range(2):  # the second time from the cached file
+        with pytest.raises(DataError, match=rf"there is none in {', '.join(broken)}\. Replace"):
+            load_folder(folder, GREY, drop_unreadable=True)

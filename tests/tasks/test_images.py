@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 import warnings
 import zipfile
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 
 from fewstep.errors import DataError
-from fewstep.tasks import archives
+from fewstep.tasks import archives, images
 from fewstep.tasks.archives import Member, Reader
 from fewstep.tasks.check import check
 from fewstep.tasks.images import (
@@ -163,6 +165,31 @@ def test_pictures_read_alike_whatever_the_filters_for_warnings() -> None:
             read_picture(raw, GREY)
 
 
+def test_threads_that_read_at_once_leave_the_filters_for_warnings_as_they_were(monkeypatch) -> None:
+    before, second_reads, first_has_read = warnings.filters[:], threading.Event(), threading.Event()
+
+    def decoded(raw: bytes, _: Preparation) -> torch.Tensor:
+        if raw == b"second":
+            second_reads.set()
+            first_has_read.wait(0.5)
+        else:
+            second_reads.wait(0.5)  # it must not
+        return torch.zeros(1)
+
+    def read_first() -> None:
+        read_picture(b"first", GREY)
+        first_has_read.set()
+
+    monkeypatch.setattr(images, "_decoded", decoded)
+    threads = [threading.Thread(target=read_first), threading.Thread(target=read_picture, args=(b"second", GREY))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
 def test_unreadable_files_are_told_together_with_the_reason(tmp_path: Path) -> None:
     whole = encoded(halves())
     files = {"héllo.png": whole, "text.png": b"no picture", "empty.jpg": b"", "short.png": whole[: len(whole) // 2]}
@@ -250,6 +277,21 @@ def test_an_archive_has_the_classes_of_the_folder_it_was_made_of(tmp_path: Path)
     assert list(list_classes(folder)) == ["Greek/alpha", "Greek/beta", "Latin/a"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("é".encode(), b"\xff\xff"), (b"PK\x01\x02\x14\x03\x14\x00", b"PK\x01\x02\x14\x03\xff\x00")],
+    ids=["a name that is no text", "a version of the future"],
+)
+def test_an_archive_of_odd_members_is_an_error(tmp_path: Path, old: bytes, new: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("é/a.png", b"x")
+    raw = (tmp_path / "mine.zip").read_bytes()
+    assert old in raw
+    (tmp_path / "mine.zip").write_bytes(raw.replace(old, new))
+    with pytest.raises(DataError, match=r"mine\.zip must be a folder or a zip archive: it cannot be read"):
+        list_classes(tmp_path / "mine.zip")
+
+
 def test_one_class_is_called_after_its_folder(tmp_path: Path) -> None:
     assert list(list_classes(fill(tmp_path, "mine/cat/a.png"))) == ["cat"]
 
@@ -282,5 +324,5 @@ def test_folders_beside_the_classes_that_hold_no_pictures_are_told_of(tmp_path: 
     for name in ("Greek/alpha", "Greek/empty", "notes", ".hidden"):
         (tmp_path / name).mkdir(parents=True)
     Image.new("L", (9, 9)).save(tmp_path / "Greek" / "alpha" / "0.png")
-    assert folders_without_pictures(tmp_path) == ["Greek/empty"]
+    assert folders_without_pictures(tmp_path, list_classes(tmp_path)) == ["Greek/empty"]
     assert "without pictures, and no classes: Greek/empty" in str(check(tmp_path)[0])

@@ -8,6 +8,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,12 +17,16 @@ from PIL import Image, ImageDraw
 
 from fewstep.errors import DataError
 from fewstep.tasks import omniglot, prepared
-from fewstep.tasks.omniglot import OmniglotImages, load_omniglot, omniglot_split, split_names
+from fewstep.tasks.omniglot import load_omniglot, split_names
+
+if TYPE_CHECKING:
+    from fewstep.tasks.prepared import PreparedImages
 
 SMALL = {
     "images_background": ("Greek/character01", "Latin/character02"),
     "images_evaluation": ("Tengwar/character01",),
 }
+SPLITS = {"train": ["Greek/character01"], "val": ["Latin/character02"], "test": ["Tengwar/character01"]}
 CONTENT_HASH = "9123b7ee668a79ddc6513f42cdb6ef48a2c1e996b99eb56da411116fc44d6829"
 
 
@@ -34,6 +39,7 @@ def own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(omniglot, "PARTS", {part: len(names) for part, names in SMALL.items()})
+    monkeypatch.setattr(omniglot, "split_names", lambda: SPLITS)
 
 
 @pytest.fixture
@@ -74,9 +80,10 @@ def expect_no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_images_are_sorted_by_character_and_drawing(folder: Path) -> None:
     images, characters, _ = load_omniglot(folder)
-    assert characters == ("Greek/character01", "Latin/character02", "Tengwar/character01")
-    assert images.shape == (3, 20, 1, 28, 28)
+    assert list(characters.items()) == [(name, 20) for part in SMALL.values() for name in part]
+    assert images.shape == (60, 1, 28, 28)
     assert images.dtype == torch.uint8
+    images = images.unflatten(0, (3, 20))
     assert images[0, :, 0].amax(1).argmax(-1).diff().min() >= 0  # squares go from left to right
     assert images[1, 0, 0].amax(1).argmax() > images[0, 0, 0].amax(1).argmax()
     assert torch.equal(images[2], images[0])
@@ -85,7 +92,7 @@ def test_images_are_sorted_by_character_and_drawing(folder: Path) -> None:
 def test_images_are_lanczos_resized_grey_levels_with_bright_ink(folder: Path) -> None:
     images = load_omniglot(folder).images
     resized = drawing(1, 7).convert("L").resize((28, 28), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(images[1, 6, 0].numpy(), 255 - np.asarray(resized))
+    np.testing.assert_array_equal(images[20 + 6, 0].numpy(), 255 - np.asarray(resized))
     assert images.float().mean() < 30
     assert images.max() == 255
     assert ((images > 50) & (images < 200)).any()
@@ -120,7 +127,7 @@ def test_content_hash_covers_names_and_pixels(folder: Path) -> None:
 
 def test_the_data_folder_may_come_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEWSTEP_DATA", str(folder))
-    assert len(load_omniglot().characters) == 3
+    assert len(load_omniglot().classes) == 3
 
 
 def test_leftovers_of_file_managers_are_passed_over(folder: Path) -> None:
@@ -130,7 +137,7 @@ def test_leftovers_of_file_managers_are_passed_over(folder: Path) -> None:
     archive = pack(folder, "images_evaluation")
     with zipfile.ZipFile(archive, "a") as members:
         members.writestr("__MACOSX/images_evaluation/Tengwar/character01/0000_01.png", b"x")
-    assert len(load_omniglot(folder).characters) == 3
+    assert len(load_omniglot(folder).classes) == 3
 
 
 def test_no_data_folder_says_what_to_put_where() -> None:
@@ -177,6 +184,15 @@ def test_a_character_in_both_parts_is_an_error(folder: Path) -> None:
     parts = folder / "omniglot"
     (parts / "images_evaluation" / "Tengwar").rename(parts / "images_evaluation" / "Greek")
     with pytest.raises(DataError, match="20 found\n  Greek/character01: drawing 01 2 times"):
+        load_omniglot(folder)
+
+
+def test_other_characters_than_those_of_the_split_lists_are_an_error(folder: Path) -> None:
+    parts = folder / "omniglot"
+    (parts / "images_evaluation" / "Tengwar").rename(parts / "images_evaluation" / "Quenya")
+    with pytest.raises(
+        DataError, match=r"On one side only: 2 found\n  Quenya/character01\n  Tengwar/character01\nDown"
+    ):
         load_omniglot(folder)
 
 
@@ -235,6 +251,12 @@ def test_the_cache_folder_may_be_given(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_cache_folder_that_is_no_path_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEWSTEP_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(DataError, match=r"FEWSTEP_CACHE\) must be a path: got '~nobody-of-this-name/cache'"):
+        load_omniglot(folder)
+
+
 def test_a_changed_source_is_prepared_again(folder: Path, tmp_path: Path) -> None:
     first = load_omniglot(folder)
     changed = folder / "omniglot" / "images_background" / "Greek" / "character01" / "0000_01.png"
@@ -270,7 +292,7 @@ def test_a_damaged_cached_file_is_replaced(folder: Path, tmp_path: Path, caplog,
 def test_a_cache_that_cannot_be_written_costs_one_line(folder: Path, tmp_path: Path, caplog) -> None:
     (tmp_path / "file").touch()
     with caplog.at_level(logging.WARNING):
-        assert len(load_omniglot(folder, tmp_path / "file" / "cache").characters) == 3
+        assert len(load_omniglot(folder, tmp_path / "file" / "cache").classes) == 3
     assert "could not be cached" in caplog.records[-1].message
 
 
@@ -302,24 +324,6 @@ def test_splits_follow_the_hash_of_the_names() -> None:
     assert (set(order[:1100]), set(order[1100:1200])) == (set(names["train"]), set(names["val"]))
 
 
-def test_a_split_has_the_images_of_its_characters() -> None:
-    names = split_names()
-    characters = tuple(sorted(set().union(*names.values())))
-    numbers = torch.arange(1623).view(-1, 1, 1, 1, 1)
-    drawn = omniglot_split(OmniglotImages(numbers, characters, ""), "val").flatten()
-    assert [characters[number] for number in drawn] == names["val"]
-
-
-def test_other_characters_than_those_of_the_lists_are_an_error(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"On one side only: 162[0-9] found\n  Alphabet_of_the_Magi/character01"):
-        omniglot_split(load_omniglot(folder), "train")
-
-
-def test_an_unknown_split_is_an_error(folder: Path) -> None:
-    with pytest.raises(ValueError, match="`split` must be train, val or test: got 'metaval'"):
-        omniglot_split(load_omniglot(folder), "metaval")  # type: ignore[arg-type]
-
-
 REAL = os.environ.get("FEWSTEP_DATA")
 needs_data = pytest.mark.skipif(not REAL, reason="set FEWSTEP_DATA to a folder that holds omniglot/")
 
@@ -330,28 +334,28 @@ def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def real(real_cache: Path) -> OmniglotImages:
+def real(real_cache: Path) -> PreparedImages:
     assert REAL is not None
     return load_omniglot(Path(REAL), real_cache)
 
 
 @needs_data
-def test_the_real_data_is_complete_and_as_committed(real: OmniglotImages) -> None:
-    assert real.images.shape == (1623, 20, 1, 28, 28)
-    assert len(real.characters) == 1623
-    assert len({character.split("/")[0] for character in real.characters}) == 50
+def test_the_real_data_is_complete_and_as_committed(real: PreparedImages) -> None:
+    assert real.images.shape == (1623 * 20, 1, 28, 28)
+    assert len(real.classes) == 1623
+    assert len({character.split("/")[0] for character in real.classes}) == 50
     assert real.content_hash == CONTENT_HASH
 
 
 @needs_data
-def test_the_real_splits_are_disjoint_and_complete(real: OmniglotImages) -> None:
-    splits = [omniglot_split(real, split) for split in ("train", "val", "test")]
-    assert [len(split) for split in splits] == [1100, 100, 423]
-    assert torch.equal(torch.cat(splits).sum((1, 2, 3, 4)).sort().values, real.images.sum((1, 2, 3, 4)).sort().values)
+def test_the_real_splits_are_disjoint_and_complete(real: PreparedImages) -> None:
+    splits = [real.only(names)[0] for names in split_names().values()]
+    assert [len(split) for split in splits] == [1100 * 20, 100 * 20, 423 * 20]
+    assert torch.equal(torch.cat(splits).sum((1, 2, 3)).sort().values, real.images.sum((1, 2, 3)).sort().values)
 
 
 @needs_data
-def test_the_real_data_is_cached(real: OmniglotImages, real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_data_is_cached(real: PreparedImages, real_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEWSTEP_DATA", str(REAL))
     monkeypatch.setenv("FEWSTEP_CACHE", str(real_cache))
     expect_no_preparation(monkeypatch)
@@ -359,7 +363,7 @@ def test_the_real_data_is_cached(real: OmniglotImages, real_cache: Path, monkeyp
 
 
 @needs_data
-def test_real_drawings_are_bright_ink_on_dark_paper(real: OmniglotImages) -> None:
+def test_real_drawings_are_bright_ink_on_dark_paper(real: PreparedImages) -> None:
     pixels = real.images.flatten(2)
     assert (pixels.amax(-1) > 128).all()
     assert (pixels < 64).float().mean() > 0.8

@@ -15,6 +15,7 @@ from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import load_recipe
+from fewstep.tasks.rows import read_rows
 from fewstep.tasks.table import DOSE_RESPONSE, GroupedRows, Standardization, read_table, split_tasks
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_dose_response.py"
@@ -99,6 +100,16 @@ def test_parquet_equals_csv(tmp_path):
     table = read(path)
     assert table.content_hash == read(write(tmp_path, SMALL)).content_hash
     assert table.groups["b"].inputs.tolist() == [[1], [3]]
+
+
+def test_parquet_may_repeat_columns_that_nobody_asked_for(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = [["a", "b"], [1, 2], ["", "-"], [None, "."]]
+    parquet.write_table(pyarrow.table(columns, names=["site", "x", "note", "note"]), tmp_path / "table.parquet")
+    rows = read_rows(tmp_path / "table.parquet", "site", ["x"], whole=True)
+    assert rows.header == ["site", "x", "note", "note"]
+    assert rows.cells == [("a", 1, "", None), ("b", 2, "-", ".")]
 
 
 def test_parquet_names_bad_cells_missing_columns_and_broken_files(tmp_path):
@@ -235,6 +246,8 @@ def test_separators_of_thousands_are_read_where_other_numbers_tell_them(tmp_path
 def test_files_that_cannot_be_opened_are_named(tmp_path):
     with pytest.raises(DataError, match=r"expected at .*absent.csv`: there is no such file"):
         read(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match=r"A table must be a path: got '~nobody-of-this-name/t\.csv'"):
+        read(Path("~nobody-of-this-name/t.csv"))
     with pytest.raises(DataError, match="must be a file: got the folder"):
         read(tmp_path)
     with pytest.raises(DataError, match=r"must be readable: got '.*'"):
@@ -329,7 +342,7 @@ def test_restore_is_the_inverse_and_survives_json():
 
 def test_values_whose_variance_overflows_are_refused():
     values = torch.tensor([[1e300], [-1e300]], dtype=torch.float64)
-    with pytest.raises(DataError, match=r"got values as large as 1e\+300"):
+    with pytest.raises(DataError, match=r"over the rows that it is computed from: got values as large as 1e\+300"):
         Standardization.fit([Batch(values, values)])
 
 

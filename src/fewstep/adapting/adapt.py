@@ -16,7 +16,7 @@ from fewstep.adapting.classifier import AdaptedClassifier, check_prepared, is_ad
 from fewstep.adapting.fitting import fit_classifier, head_policy
 from fewstep.adapting.initialisation import initialisation, preparation_of
 from fewstep.core.types import Batch
-from fewstep.errors import DataError, RecipeError
+from fewstep.errors import DataError, RecipeError, quoted
 from fewstep.experiments.sections import GlyphsTasks, OmniglotTasks
 from fewstep.tasks.images import (
     Picture,
@@ -73,13 +73,13 @@ def adapt(
         FewstepError: The run was not trained on pictures, or there are too few classes or unreadable pictures.
     """
     if isinstance(run, str | Path) and is_adapted(run):
+        run = load_adapted(run, model)
+    before = run if isinstance(run, AdaptedClassifier) else None
+    if isinstance(run, AdaptedClassifier):
         if checkpoint != "best":
             raise RecipeError(
                 f"An adapted model has one initialisation: got checkpoint={checkpoint!r}. Leave it, or name the run."
             )
-        run = load_adapted(run, model)
-    before = run if isinstance(run, AdaptedClassifier) else None
-    if isinstance(run, AdaptedClassifier):
         start, preparation = run.initialisation, run.preparation
         steps, head = run.steps if steps is None else steps, head or _chosen_before(run)
     else:
@@ -92,7 +92,8 @@ def adapt(
     head = head_policy(start, len(pictures), head)
     adapted = fit_classifier(start, _batch(pictures), len(pictures), steps, head, device=device)
     folder = before.folder if before else None
-    return AdaptedClassifier(adapted.as_module().cpu(), pictures, steps, head, start, preparation, folder)
+    # Plain numbers, since JSON keeps no others.
+    return AdaptedClassifier(adapted.as_module().cpu(), pictures, int(steps), head, start, preparation, folder)
 
 
 def _chosen_before(before: AdaptedClassifier) -> HeadPolicy | None:
@@ -109,9 +110,10 @@ def _batch(pictures: Mapping[str, Tensor]) -> Batch:
 
 
 def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
+    _check_form(support)
     if isinstance(support, str | Path):
         classes: Mapping[str, Sequence[Picture]] = list_classes(Path(support))
-        if empty := folders_without_pictures(Path(support)):
+        if empty := folders_without_pictures(Path(support), classes):
             raise DataError(
                 f"Every class folder in {support} must hold pictures: there are none in {', '.join(empty)}. Add some, "
                 "or take the folder away."
@@ -124,8 +126,8 @@ def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
     owners = [name for name, each in classes.items() for _ in each]
     if blank := sorted({*owners} - {owner for place, owner in enumerate(owners) if place not in empty}):
         raise DataError(
-            f"Every class must have a picture with something on it: those of {', '.join(map(repr, blank))} are of one "
-            "colour. Add some, or leave the class out."
+            f"Every class must have a picture with something on it: in those of {quoted(blank)} nothing is to be seen, "
+            "they are of one colour or too faint. Add some, or leave the class out."
         )
     tell_of_empty([picture_name(files[place], place) for place in empty])
     parts = images.split([len(each) for each in classes.values()])
@@ -135,6 +137,21 @@ def _read(support: Support, preparation: Preparation) -> dict[str, Tensor]:
     for images in read.values():
         check_prepared(images, preparation)
     return read
+
+
+def _check_form(support: object) -> None:
+    """See that support pictures are given in a way that is known.
+
+    Raises:
+        DataError: They are not.
+    """
+    strange = [name for name in support if not isinstance(name, str)] if isinstance(support, Mapping) else []
+    if strange or not isinstance(support, str | Path | Mapping):
+        came = f"the class {strange[0]!r}" if strange else f"a {type(support).__name__}"
+        raise DataError(
+            "Support pictures are given as a folder or zip archive (str or Path), or as a dict of the names of classes "
+            f"(str) with the pictures of each: got {came}. Make it one of these."
+        )
 
 
 def _merged(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:

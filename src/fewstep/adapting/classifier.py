@@ -25,7 +25,7 @@ from safetensors.torch import load_file, load_model, save
 
 from fewstep.adapting.exporting import FILES, Format, exported
 from fewstep.adapting.initialisation import read_initialisation
-from fewstep.errors import DataError, RunError
+from fewstep.errors import DataError, RunError, listed
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
 from fewstep.learners.heads import with_ways
 from fewstep.tasks.images import Preparation, chosen_pictures, picture_name, read_pictures, without_drawing
@@ -113,8 +113,9 @@ class AdaptedClassifier:
         Each picture is judged on its own: others that come with it change nothing.
         """
         check_prepared(images, self.preparation)
-        parts = [self.module(part.float() / 255).softmax(1) for part in images.split(_AT_ONCE)]
-        return torch.cat(parts) if parts else torch.empty(0, len(self.support))
+        if not len(images):  # which not every module takes
+            return torch.empty(0, len(self.support))
+        return torch.cat([self.module(part.float() / 255).softmax(1) for part in images.split(_AT_ONCE)])
 
     def prepare(self, pictures: str | Path | Picture | Sequence[str | Picture]) -> Tensor:
         """Pictures as the module sees them, before they are divided by 255: for `probabilities`, or an export.
@@ -160,10 +161,30 @@ class AdaptedClassifier:
     def save(self, folder: str | Path) -> Path:
         """Write it to a new folder, or to that which it was loaded or goes on from.
 
+        What makes it complete, config.json, comes last, and tells of the other files: a save that is cut off is
+        noticed.
+
         Raises:
             RunError: Something else is there, or the folder cannot be written to.
         """
-        return save_adapted(self, folder)
+        folder = Path(folder)
+        check_place(folder, self.folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in _EXTRAS:
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"--out must be a folder to write to: {folder}: {error.strerror}. Choose another.") from None
+        start, file = self.initialisation, folder / "init.safetensors"
+        own = self.folder is not None and self.folder.resolve() == folder.resolve()
+        if not (own and file.exists()):  # not a second time: its bytes might not be those that config.json tells of
+            save_meta(file, start.meta, {"constants": start.constants})
+        # By number: names of classes may be any text.
+        pictures = {str(index): images for index, images in enumerate(self.support.values())}
+        _write(folder / "support.safetensors", pictures)
+        _write(folder / "model.safetensors", _state(self.module))
+        write_json(folder / "config.json", {"format": FORMAT, "adapted": _described(self, folder)})
+        return folder
 
     def exported(self, format: Format) -> bytes:  # noqa: A002  (its name on the command line)
         """The module for other programs, which takes any number of prepared pictures, as float32 in [0, 1].
@@ -194,9 +215,7 @@ def check_prepared(images: Tensor, preparation: Preparation) -> None:
 def tell_of_empty(names: Sequence[str]) -> None:
     """Warn of pictures in which nothing is to be seen: what a model says of them means nothing."""
     if names:
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        listed = ", ".join(map(printable, names[:10]))
-        _logger.warning("No drawing was found in: %s%s. Look at these pictures.", listed, more)
+        _logger.warning("No drawing was found in: %s. Look at these pictures.", listed([*map(printable, names)]))
 
 
 def printable(name: str) -> str:
@@ -231,38 +250,11 @@ def check_place(folder: Path, own: Path | None = None) -> None:
         )
 
 
-def save_adapted(classifier: AdaptedClassifier, folder: str | Path) -> Path:
-    """Write a classifier to a new folder, or to that which it was loaded or goes on from.
-
-    What makes it complete, config.json, comes last, and tells of the other files: a save that is cut off is noticed.
-
-    Raises:
-        RunError: Something else is there, or the folder cannot be written to.
-    """
-    folder = Path(folder)
-    check_place(folder, classifier.folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _EXTRAS:
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"--out must be a folder to write to: {folder}: {error.strerror}. Choose another.") from None
-    start = classifier.initialisation
-    if classifier.folder is None or classifier.folder.resolve() != folder.resolve():  # its own has it
-        save_meta(folder / "init.safetensors", start.meta, {"constants": start.constants})
-    # By number: names of classes may be any text.
-    pictures = {str(index): images for index, images in enumerate(classifier.support.values())}
-    _write(folder / "support.safetensors", pictures)
-    _write(folder / "model.safetensors", _state(classifier.module))
-    write_json(folder / "config.json", {"format": FORMAT, "adapted": _described(classifier, folder)})
-    return folder
-
-
 def load_adapted(folder: str | Path, model: nn.Module | None = None) -> AdaptedClassifier:
     """Read an adapted classifier.
 
     Args:
-        folder: As `save_adapted` wrote it.
+        folder: As `AdaptedClassifier.save` wrote it.
         model: The module that the run was trained with, if it was passed from Python.
 
     Raises:

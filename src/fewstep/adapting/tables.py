@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.adapting.fitting import fit_regressor
 from fewstep.adapting.initialisation import initialisation
-from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError
+from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError, quoted
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from fewstep.tasks.rows import Rows
     from fewstep.training.records import RunFolder
 
-_NAMED = 10  # so many tasks are named in an error
 _FAR = 5
 """Standard deviations from the mean of the training inputs, beyond which hardly a table has any."""
 
@@ -88,6 +87,8 @@ class TablePredictions(NamedTuple):
     def to_csv(self) -> str:
         """All columns of the file as they are, and the predicted ones after them, written as the file is."""
         text, form = io.StringIO(), self.file.form
+        if form.delimiter not in ",;\t":  # which are looked for where none is told
+            text.write(f"sep={form.delimiter}{form.newline}")
         kept = [place for place, name in enumerate(self.file.header) if name not in self._predicted()]
         writer = csv.writer(text, lineterminator=form.newline, delimiter=form.delimiter)
         writer.writerow([*(self.file.header[place] for place in kept), *self._predicted()])
@@ -131,8 +132,8 @@ def check_place(file: Path) -> None:
     with file.open("rb") as opened:
         start = opened.read(2**16)
     wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    header = start.decode("utf-16" if wide else "utf-8-sig", errors="replace").partition("\n")[0]
-    if not re.search(r"[\"'\s,;|]predicted_", header):
+    text = start.decode("utf-16" if wide else "utf-8-sig", errors="replace")
+    if not re.match(r"(?:sep=(.)\s+)?.*(?:[\"' \t,;|]|\1)predicted_", text):
         raise FewstepError(f"--out must be a new file, or predictions of before: {file} holds something else.")
 
 
@@ -232,10 +233,9 @@ def _errors(asked: Rows, columns: Sequence[str], predicted: Tensor) -> tuple[dic
 def _require_support(measured: Mapping[str, Batch], names: list[str], support: str | Path, queries: str | Path) -> None:
     strangers = [name for name in dict.fromkeys(names) if name not in measured]
     if strangers:
-        listed = ", ".join(map(repr, strangers[:_NAMED])) + (" ..." if len(strangers) > _NAMED else "")
         raise DataError(
-            f"Every task of `{queries}` must have measured rows in `{support}`: there are none of {listed}. Add some, "
-            "or correct the names."
+            f"Every task of `{queries}` must have measured rows in `{support}`: there are none of {quoted(strangers)}. "
+            "Add some, or correct the names."
         )
 
 

@@ -26,6 +26,7 @@ from fewstep.experiments.sections import (
 from fewstep.rl.sampling import Mdps
 from fewstep.tasks import glyphs, miniimagenet, omniglot, table
 from fewstep.tasks.all_classes import AllClasses
+from fewstep.tasks.archives import expanded
 from fewstep.tasks.few_shot import FewShot
 from fewstep.tasks.folder import counts, load_folder
 from fewstep.tasks.images import Preparation
@@ -182,14 +183,9 @@ def _sinusoid_data(tasks: SinusoidTasks) -> Data:
 
 
 def _omniglot_data(tasks: OmniglotTasks, folder: Path | None, device: str) -> Data:
-    images = omniglot.load_omniglot(folder)
-    record = {
-        "content_hash": images.content_hash,
-        "folder": str(data_folder(folder, omniglot.NEEDS).resolve()),
-        "preparation": omniglot.PREPARATION.to_dict(),
-        "counts": counts(omniglot.split_names(), dict.fromkeys(images.characters, omniglot.DRAWINGS)),
-    }
-    return _image_data(tasks, lambda split: omniglot.omniglot_split(images, split), record, device)
+    images, splits = omniglot.load_omniglot(folder), omniglot.split_names()
+    place = data_folder(folder, omniglot.NEEDS).resolve()
+    return _prepared_data(tasks, images, splits, omniglot.PREPARATION, place, device)
 
 
 def _glyphs_data(tasks: GlyphsTasks, device: str) -> Data:
@@ -210,7 +206,7 @@ def _folder_data(tasks: FolderTasks, folder: Path | None, stored: Mapping[str, A
     if "preparation" in known:
         preparation = Preparation.from_dict(known["preparation"])
     first, second, third = tasks.fractions
-    path = (folder or _own_or_found(Path(tasks.path), known.get("folder"))).expanduser().resolve()
+    path = expanded(folder or _own_or_found(Path(tasks.path), known.get("folder")), "The folder of pictures").resolve()
     if not path.exists():
         raise DataError(
             f"A folder or zip archive of pictures was expected: there is no {path}. Check the path. The pictures of a "
@@ -238,29 +234,15 @@ def _prepared_data(
     }
 
     @cache
-    def part(split: Split) -> tuple[Tensor, dict[str, int]]:
-        return images.only(splits[split])
-
-    return _image_data(tasks, lambda split: part(split)[0], record, device, lambda split: part(split)[1])
-
-
-def _image_data(
-    tasks: ImageTasks,
-    images: Callable[[Split], Tensor],
-    record: dict[str, Any],
-    device: str,
-    classes: Callable[[Split], Mapping[str, int]] = lambda _: {},
-) -> Data:
-    """From the images of a split as `FewShot` takes them, and the numbers in its classes where these differ."""
-
-    @cache
-    def on_device(split: Split) -> Tensor:
-        return images(split).to(device)
+    def on_device(split: Split) -> tuple[Tensor, dict[str, int]]:
+        chosen, classes = images.only(splits[split])
+        return chosen.to(device), classes
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
+        chosen, classes = on_device(split)
         sizes = (tasks.ways, shots or tasks.shots, queries or tasks.queries)
         try:
-            return FewShot(on_device(split), *sizes, tasks.rotate, classes(split) or None)
+            return FewShot(chosen, *sizes, tasks.rotate, classes)
         except ValueError as error:
             raise RecipeError(f"Split {split!r} is too small for such tasks. {error}") from None
 

@@ -99,6 +99,22 @@ def contents(folder: Path) -> str:
     return f"{folder} holds {', '.join(names[:10]) or 'nothing'}{', ...' if len(names) > 10 else ''}."
 
 
+def expanded(path: str | Path, what: str) -> Path:
+    """A path in which `~` is the folder of the user, or of another one.
+
+    Args:
+        path: The path.
+        what: What lies there, for an error.
+
+    Raises:
+        DataError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{what} must be a path: got {str(path)!r} ({error}) Give one that exists.") from None
+
+
 def folder_or_archive(folder: Path, name: str) -> Path | None:
     """`folder/name.zip` or else `folder/name`, whichever is there."""
     return next((place for place in (folder / f"{name}.zip", folder / name) if place.exists()), None)
@@ -136,7 +152,7 @@ def _archive_members(place: Path) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(place) as archive:
             members = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:  # of names, of later versions
         raise DataError(
             f"{place} must be a folder or a zip archive: it cannot be read ({error}). "
             "Get it again from where it is from."

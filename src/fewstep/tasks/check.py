@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from fewstep.errors import DataError
 from fewstep.tasks import miniimagenet, omniglot
@@ -12,6 +12,9 @@ from fewstep.tasks.images import check_pictures, folders_without_pictures
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    _Contents: TypeAlias = tuple[dict[str, dict[str, int]], list[str]]
+    """Counts as of `Found`, and the folders that hold no pictures."""
 
 
 class Found(NamedTuple):
@@ -53,39 +56,36 @@ def check(folder: Path) -> list[Found]:
     Raises:
         DataError: There is nothing that can be used.
     """
-    kinds: list[tuple[str, Callable[[Path], dict[str, dict[str, int]]]]] = []
+    kinds: list[tuple[str, Callable[[Path], _Contents]]] = []
     if omniglot.is_omniglot(folder):
         kinds.append(("Omniglot", _omniglot))
     if any(miniimagenet.is_miniimagenet(place) for place in (folder / "miniimagenet", folder)):
         kinds.append(("MiniImagenet", _miniimagenet))
-    if kinds:
-        return [_found(what, numbers, folder) for what, numbers in kinds]
-    found = _found("A folder of pictures", _folder, folder)
-    return [found if found.problem else found._replace(empty=tuple(folders_without_pictures(folder)))]
+    return [_found(what, look, folder) for what, look in kinds or [("A folder of pictures", _folder)]]
 
 
-def _found(what: str, numbers: Callable[[Path], dict[str, dict[str, int]]], folder: Path) -> Found:
+def _found(what: str, look: Callable[[Path], _Contents], folder: Path) -> Found:
     try:
-        return Found(what, numbers(folder))
+        numbers, empty = look(folder)
     except DataError as error:
         return Found(what, {}, str(error))
+    return Found(what, numbers, empty=tuple(empty))
 
 
-def _omniglot(folder: Path) -> dict[str, dict[str, int]]:
-    characters = omniglot.load_omniglot(folder).characters
-    return counts(omniglot.split_names(), dict.fromkeys(characters, omniglot.DRAWINGS))
+def _omniglot(folder: Path) -> _Contents:
+    return counts(omniglot.split_names(), omniglot.load_omniglot(folder).classes), []
 
 
-def _miniimagenet(folder: Path) -> dict[str, dict[str, int]]:
-    return counts(miniimagenet.split_names(), miniimagenet.load_miniimagenet(folder).classes)
+def _miniimagenet(folder: Path) -> _Contents:
+    return counts(miniimagenet.split_names(), miniimagenet.load_miniimagenet(folder).classes), []
 
 
-def _folder(folder: Path) -> dict[str, dict[str, int]]:
+def _folder(folder: Path) -> _Contents:
     found = list_folder(folder)
     check_pictures([member for pictures in found.classes.values() for member in pictures])
     numbers = {name: len(pictures) for name, pictures in found.classes.items()}
     splits = found.splits or (split_classes(folder, numbers) if len(numbers) > 2 else {"all": list(numbers)})
-    return counts(splits, numbers)
+    return counts(splits, numbers), folders_without_pictures(folder, found.classes)
 
 
 def _range(fewest: int, most: int) -> str:

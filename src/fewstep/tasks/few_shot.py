@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, final
 
 import torch
 
+from fewstep.core.expect import expect_whole
 from fewstep.core.types import Batch, Task
+from fewstep.errors import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +51,7 @@ class FewShot:
     def __post_init__(self) -> None:
         _require_images(self.images, self.classes)
         for name in ("ways", "shots", "queries"):
-            _require_positive(name, getattr(self, name))
+            expect_whole(name, getattr(self, name))
         height, width = self.images.shape[-2:]
         if self.ways > len(self._counts):
             raise ValueError(
@@ -107,11 +109,10 @@ class FewShot:
     def _short(self) -> str:
         """The classes with too few images for a task."""
         needed = self.shots + self.queries
-        if not self.classes:
-            return f"{self.images.shape[1]} examples"
+        if not self.classes or self._counts.min() == self._counts.max():
+            return f"{int(self._counts[0])} examples"
         short = [f"{name} has {count}" for name, count in self.classes.items() if count < needed]
-        more = f", and {len(short) - 10} more" if len(short) > 10 else ""
-        return f"{len(short)} classes with fewer than {needed}: {', '.join(short[:10])}{more}"
+        return f"{len(short)} classes with fewer than {needed}: {listed(short)}"
 
 
 def _without_replacement(keys: Tensor, count: int) -> Tensor:
@@ -152,8 +153,3 @@ def _require_images(images: Tensor, classes: Mapping[str, int] | None) -> None:
             f"`classes` must count all images: got {sum(classes.values())} in `classes` and {len(images)} images. "
             "Give the number of each class, in the order of the images."
         )
-
-
-def _require_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer: got {value!r}. Set `tasks.{name}` to 1 or more.")

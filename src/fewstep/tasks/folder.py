@@ -94,7 +94,16 @@ def load_folder(
     images = prepare(
         f"folder {path.stem}", folder.classes, preparation, cache, _ADVICE, drop_unreadable=drop_unreadable
     )
-    return images, {split: [name for name in names if name in images.classes] for split, names in chosen.items()}
+    readable: dict[Split, list[str]] = {
+        split: [name for name in names if name in images.classes] for split, names in chosen.items()
+    }
+    empty = [split for split, names in chosen.items() if folder.classes.keys() & names and not readable[split]]
+    if empty:
+        raise DataError(
+            f"Each split of {path} must have a class with pictures that can be read: there is none in "
+            f"{', '.join(empty)}. Replace these files."
+        )
+    return images, readable
 
 
 def split_classes(

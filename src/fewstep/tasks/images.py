@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import unicodedata
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast, final
 
@@ -42,6 +44,10 @@ _SUFFIXES = (*_READABLE, ".heic", ".heif", ".avif", ".jxl", ".svg")
 """Names of pictures. Those that are not readable are told of, rather than passed over."""
 
 log = logging.getLogger(__name__)
+
+# All threads have the same filters of warnings: where several change them at once, they put back each other's. So one
+# picture is decoded at a time.
+_ONE_AT_A_TIME = threading.RLock()
 
 _INK = 64
 """The contrast of levels that every drawing has when it was cleaned, and no page on which no ink was found."""
@@ -150,11 +156,11 @@ def list_classes(folder: Path) -> dict[str, list[Member]]:
     return {name: sorted(classes[name]) for name in sorted(classes)}
 
 
-def folders_without_pictures(folder: Path) -> list[str]:
-    """Folders beside those of classes, at the same level, that hold no pictures; none are told of in an archive."""
+def folders_without_pictures(folder: Path, classes: Mapping[str, Sequence[Member]]) -> list[str]:
+    """Folders beside those of its classes, at the same level, that hold no pictures; none are told of in an archive."""
     if not folder.is_dir():
         return []
-    holders = {PurePosixPath(each.name).parent for members in list_classes(folder).values() for each in members}
+    holders = {PurePosixPath(each.name).parent for members in classes.values() for each in members}
     known = holders.union(*(path.parents for path in holders))
     beside = {
         place.relative_to(folder).as_posix()
@@ -166,14 +172,12 @@ def folders_without_pictures(folder: Path) -> list[str]:
 
 
 def chosen_pictures(pictures: object) -> list[Picture]:
-    """The pictures that a caller means: one file or folder or zip archive of them, one in memory, or several.
+    """The pictures that a caller means: one file or folder or zip archive of them, one in memory, or several of these.
 
     Raises:
         DataError: They are something else, or a folder holds none.
     """
-    if isinstance(pictures, str | Path):
-        return [*list_pictures(Path(pictures))]
-    one = isinstance(pictures, Picture) or not isinstance(pictures, Iterable)
+    one = isinstance(pictures, str | Picture) or not isinstance(pictures, Iterable)
     each: list[Any] = [pictures] if one else [*cast("Iterable[Any]", pictures)]
     strange = [picture for picture in each if not isinstance(picture, str | Picture)]
     if strange:
@@ -182,7 +186,8 @@ def chosen_pictures(pictures: object) -> list[Picture]:
             "[height, width] or [height, width, 3], or as prepared pictures, a uint8 tensor: got "
             f"{type(strange[0]).__name__}. Make it one of these."
         )
-    return [Path(picture) if isinstance(picture, str) else picture for picture in each]
+    found = (list_pictures(Path(picture)) if isinstance(picture, str | Path) else [picture] for picture in each)
+    return list(chain.from_iterable(found))
 
 
 def picture_name(picture: Picture, place: int) -> str:
@@ -192,8 +197,6 @@ def picture_name(picture: Picture, place: int) -> str:
 
 def without_drawing(images: Tensor, preparation: Preparation) -> list[int]:
     """The places of prepared pictures in which nothing is to be seen: of one level or, after cleaning, without ink."""
-    if not len(images):
-        return []
     contrast = images.flatten(1).amax(1).int() - images.flatten(1).amin(1).int()
     return (contrast < (_INK if preparation.clean else 1)).nonzero().flatten().tolist()
 
@@ -331,16 +334,21 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
 
 def _each(pictures: Sequence[Picture], preparation: Preparation) -> Iterator[Tensor | str]:
     """Every picture prepared, or why it cannot be read."""
-    with Reader() as reader, _strictly():
+    with Reader() as reader:
         for place, picture in enumerate(pictures):
             try:
-                if isinstance(picture, Image.Image | np.ndarray):
-                    yield _prepared(_in_memory(picture), preparation)
-                else:
-                    member = picture if isinstance(picture, Member) else Member(picture.parent, picture.name)
-                    yield _decoded(reader.read(member), preparation)
+                with _strictly():
+                    read = _read(reader, picture, preparation)
             except Exception as error:  # broken files raise errors of many kinds
-                yield f"{picture_name(picture, place)}: {_reason(error)}"
+                read = f"{picture_name(picture, place)}: {_reason(error)}"
+            yield read
+
+
+def _read(reader: Reader, picture: Picture, preparation: Preparation) -> Tensor:
+    if isinstance(picture, Image.Image | np.ndarray):
+        return _prepared(_in_memory(picture), preparation)
+    member = picture if isinstance(picture, Member) else Member(picture.parent, picture.name)
+    return _decoded(reader.read(member), preparation)
 
 
 def _in_memory(picture: Image.Image | np.ndarray) -> Image.Image:
@@ -389,7 +397,7 @@ def _prepared(image: Image.Image, preparation: Preparation) -> Tensor:
 @contextmanager
 def _strictly() -> Iterator[None]:
     """Pillow warns of pictures with more pixels than it likes and refuses those with twice as many: refuse both."""
-    with warnings.catch_warnings():
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of odd metadata, which is not used
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield

@@ -12,18 +12,14 @@ from importlib import resources
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 from fewstep.errors import DataError
 from fewstep.tasks.archives import Member, contents, list_members, listing
 from fewstep.tasks.images import Preparation
-from fewstep.tasks.prepared import data_folder, prepare
+from fewstep.tasks.prepared import PreparedImages, data_folder, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from torch import Tensor
 
     from fewstep.names import Split
 
@@ -42,20 +38,6 @@ _AGAIN = f"Extract the zips again, or download them again from {HOME}."
 _DRAWING = re.compile(r"(?:^|/)(?P<character>[^/]+/character\d+)/\d+_(?P<number>\d+)\.png$")
 
 
-class OmniglotImages(NamedTuple):
-    """All of Omniglot.
-
-    Attributes:
-        images: uint8 `[characters, drawings, 1, height, width]`: `[1623, 20, 1, 28, 28]`, ink 255 on paper 0.
-        characters: Their names in order, such as "Latin/character03".
-        content_hash: SHA-256 of names and pixels, in hexadecimal.
-    """
-
-    images: Tensor
-    characters: tuple[str, ...]
-    content_hash: str
-
-
 class Drawing(NamedTuple):
     """One image file of the original layout, not yet read.
 
@@ -70,7 +52,7 @@ class Drawing(NamedTuple):
     member: Member
 
 
-def load_omniglot(data: Path | None = None, cache: Path | None = None) -> OmniglotImages:
+def load_omniglot(data: Path | None = None, cache: Path | None = None) -> PreparedImages:
     """Omniglot at 28x28, ink bright on dark: the preparation of Finn et al. 2017.
 
     Args:
@@ -91,43 +73,21 @@ def load_omniglot(data: Path | None = None, cache: Path | None = None) -> Omnigl
     classes: dict[str, list[Member]] = {}
     for drawing in drawings:
         classes.setdefault(drawing.character, []).append(drawing.member)
-    prepared = prepare("Omniglot", classes, PREPARATION, cache, _AGAIN)
-    images = prepared.images.view(-1, DRAWINGS, 1, SIZE, SIZE)
-    return OmniglotImages(images, tuple(prepared.classes), prepared.content_hash)
-
-
-def omniglot_split(omniglot: OmniglotImages, split: Split) -> Tensor:
-    """The characters of one split: 1100 of meta-train, 100 of meta-validation, 423 of meta-test.
-
-    The sizes are those of the paper's code, whose lists depended on the order of files on a disk. These lists
-    are committed (`splits/omniglot.json`): a random permutation of all characters, whatever their alphabet.
-
-    Args:
-        omniglot: All characters.
-        split: Which.
-
-    Returns:
-        Images uint8 `[characters, drawings, 1, height, width]`, sorted by name.
-
-    Raises:
-        DataError: The lists name other characters than the data has.
-        ValueError: There is no such split.
-    """
-    names = split_names()
-    if split not in names:
-        raise ValueError(f"`split` must be train, val or test: got {split!r}. Choose one of these.")
-    strangers = set(omniglot.characters).symmetric_difference(chain(*names.values()))
+    strangers = classes.keys() ^ chain.from_iterable(split_names().values())
     if strangers:
         raise DataError(
             "Omniglot must hold exactly the characters that the split lists name. "
             f"On one side only: {listing(sorted(strangers))}\nDownload the original data again from {HOME}."
         )
-    place = {character: i for i, character in enumerate(omniglot.characters)}
-    return omniglot.images[torch.tensor([place[name] for name in names[split]])]
+    return prepare("Omniglot", classes, PREPARATION, cache, _AGAIN)
 
 
-def split_names() -> dict[str, list[str]]:
-    """The committed lists: names of characters for "train", "val" and "test"."""
+def split_names() -> dict[Split, list[str]]:
+    """The committed lists: 1100 characters of meta-train, 100 of meta-validation, 423 of meta-test.
+
+    The sizes are those of the paper's code, whose lists depended on the order of files on a disk. These are a random
+    permutation of all characters, whatever their alphabet.
+    """
     file = resources.files("fewstep.tasks") / "splits" / "omniglot.json"
     return json.loads(file.read_text(encoding="utf-8"))
 

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from contextlib import suppress
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import platformdirs
@@ -19,10 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fewstep.errors import DataError
+from fewstep.tasks.archives import expanded
 from fewstep.tasks.images import Preparation, read_pictures, read_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -139,18 +140,17 @@ def data_folder(data: Path | None, needs: str) -> Path:
     folder = data or os.environ.get("FEWSTEP_DATA")
     if not folder:
         raise DataError(f"A data folder is needed: none was given. Give it, or set FEWSTEP_DATA to it. {needs}")
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError as error:
-        raise DataError(
-            f"The data folder must be a path: got {str(folder)!r} ({error}) Give one that exists."
-        ) from None
+    return expanded(folder, "The data folder")
 
 
 def cache_folder(cache: Path | None = None) -> Path:
-    """The folder given, or that of FEWSTEP_CACHE, or the user's cache folder of this platform."""
+    """The folder given, or that of FEWSTEP_CACHE, or the user's cache folder of this platform.
+
+    Raises:
+        DataError: It is no path.
+    """
     folder = cache or os.environ.get("FEWSTEP_CACHE") or platformdirs.user_cache_dir("fewstep")
-    return Path(folder).expanduser()
+    return expanded(folder, "The cache folder (FEWSTEP_CACHE)")
 
 
 def _key(classes: Mapping[str, Sequence[Member]], preparation: Preparation) -> str:

@@ -13,15 +13,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from fewstep.errors import DataError
+from fewstep.errors import DataError, listed, quoted
+from fewstep.tasks.archives import expanded
 from fewstep.tasks.numerals import Numerals
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 log = logging.getLogger(__name__)
-
-_LISTED = 10  # so many examples of a fault are named in an error; the rest are counted
 
 
 class Form(NamedTuple):
@@ -94,7 +93,7 @@ def read_rows(
         raise DataError(
             f"A table is a CSV or Parquet file: got a {type(path).__name__}. For arrays there is `FewShotRegressor`."
         )
-    path = Path(path).expanduser()
+    path = expanded(path, "A table")
     is_parquet = path.suffix.lower() == ".parquet"
     raw = _read_parquet(path, [task, *columns], whole=whole) if is_parquet else _read_csv(path, [task, *columns])
     return _numeric_rows(path, raw, [task, *columns], further, drop, remedy)
@@ -204,9 +203,8 @@ def _read_parquet(path: Path, columns: list[str], *, whole: bool) -> _Raw:
         raise DataError(f"A Parquet file was expected: `{path}` is not one ({error}). Write it again.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    header = content.column_names
-    cells = [content.column(name).to_pylist() for name in header]
-    return _Raw(header, list(enumerate(zip(*cells, strict=True), start=1)), "row")
+    cells = [column.to_pylist() for column in content.columns]
+    return _Raw(content.column_names, list(enumerate(zip(*cells, strict=True), start=1)), "row")
 
 
 def _place(header: Sequence[str], name: str) -> int | None:
@@ -364,14 +362,3 @@ def _one_column(path: Path, header: str) -> DataError:
 def repeated(names: Iterable[str]) -> list[str]:
     """Those that come more than once."""
     return [name for name, count in Counter(names).items() if count > 1]
-
-
-def quoted(names: Sequence[str]) -> str:
-    """Names for an error, the first ones of many."""
-    return listed([repr(name) for name in names])
-
-
-def listed(items: Sequence[str], separator: str = ", ") -> str:
-    """Items for an error, the first ones of many."""
-    rest = len(items) - _LISTED
-    return separator.join(items[:_LISTED]) + (f"{separator}and {rest} more" if rest > 0 else "")

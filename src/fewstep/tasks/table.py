@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fewstep.core.types import Batch, Task
-from fewstep.errors import DataError
-from fewstep.tasks.rows import listed, quoted, read_rows, repeated
+from fewstep.errors import DataError, listed, quoted
+from fewstep.tasks.rows import read_rows, repeated
 from fewstep.tasks.task import Curve
 
 if TYPE_CHECKING:
@@ -324,8 +324,8 @@ def _mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = rows.mean(0), rows.std(0, correction=0)
     if not (mean.isfinite() & std.isfinite()).all():
         raise DataError(
-            "Every column needs a finite standard deviation over the meta-train tasks: got values as large "
-            f"as {rows.abs().max().item():g}. Correct them, or give the column in another unit."
+            "Every column needs a finite standard deviation over the rows that it is computed from: got values as "
+            f"large as {rows.abs().max().item():g}. Correct them, or give the column in another unit."
         )
     # By its range too: rounding gives a constant column of 0.1 a deviation that is tiny, yet not zero.
     constant = (std == 0) | (rows.amax(0) == rows.amin(0))
