@@ -14,6 +14,7 @@ from importlib import metadata
 import pytest
 from PIL import Image
 
+from fewstep.errors import Interrupted
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.training.records import RunFolder
 
@@ -134,6 +135,27 @@ def test_seeds_makes_one_run_for_each(fewstep, tmp_path):
     assert [RunFolder(tmp_path / f"many-seed{s}").config["seed"] for s in (0, 3)] == [0, 3]
 
 
+@pytest.mark.parametrize(
+    ("words", "again"),
+    [
+        (
+            ["train", "navigation", "--seeds", "0,3", "--out", "many"],
+            "train navigation --seeds 0,3 --out many --resume",
+        ),
+        (["train", "navigation", "--seeds", "0,3"], "train navigation --seeds 0,3 --resume"),
+        (["train", "navigation", "--seed", "3"], "train navigation --seed 3 --out runs/navigation-seed3 --resume"),
+        (["demo", "--out", "my runs"], "demo --out 'my runs'"),
+    ],
+)
+def test_what_was_interrupted_goes_on_with_the_command_that_is_told(fewstep, monkeypatch, words, again):
+    def interrupted(*_, **__):
+        raise Interrupted("Stopped.")
+
+    monkeypatch.setattr("fewstep.experiments.train_run.train", interrupted)
+    code, _, err = fewstep(*words)
+    assert (code, err) == (130, f"Stopped. Go on with: fewstep {again}\n")
+
+
 def test_the_default_folder_is_named_after_recipe_and_seed(fewstep, tmp_path):
     assert fewstep("train", "sinusoid-10shot", *TINY, "--seed", 2)[0] == 0
     assert RunFolder(tmp_path / "runs" / "sinusoid-10shot-seed2").is_finished
@@ -163,6 +185,7 @@ def test_resume_of_a_finished_run_exits_at_once_with_zero(fewstep, trained):
         (["train", "sinusoid-10shot", "--seeds", "1,1"], "must differ"),
         (["train", "sinusoid-10shot", "--seeds", "1", "--seed", "1"], "not both"),
         (["train", "sinusoid-10shot", "--seed", "-1"], "seed"),
+        (["train", "sinusoid-10shot", "--seeds", "0,1", "--out", "."], "--out must end in a name"),
         (["train", "sinusoid-10shot", "--device", "abacus"], "--device must be one that torch can use"),
         (["train", "omniglot-5way-1shot", "--data", "nowhere"], "nowhere"),
         (["train", "dose-response", "--set", "tasks.path=none.csv"], "none.csv"),
@@ -256,11 +279,13 @@ def test_a_finished_run_goes_on_where_more_iterations_are_asked_for(fewstep, tra
     assert RunFolder(run).metrics()[-1]["iteration"] == 9
 
 
-def test_a_recipe_that_asks_for_more_iterations_than_a_run_was_begun_with_says_how_to_get_them(fewstep, trained):
-    code, _, err = fewstep("train", "sinusoid-10shot", *TINY[2:], "--out", trained(), "--resume")
-    assert code == 0
-    assert "The run has its 6 iterations; the recipe now says 70000. To go on to these, set" in " ".join(err.split())
-    assert "--set meta.iterations=70000" in err
+def test_a_recipe_that_asks_for_more_iterations_than_a_run_was_begun_with_says_how_to_get_them(
+    fewstep, trained, caplog
+):
+    assert fewstep("train", "sinusoid-10shot", *TINY[2:], "--out", trained(), "--resume")[0] == 0
+    (said,) = [record.getMessage() for record in caplog.records if "now says" in record.getMessage()]
+    assert said.startswith("The run has its 6 iterations; the recipe now says 70000. To go on to these, set")
+    assert "--set meta.iterations=70000" in said
 
 
 def test_one_file_gets_the_first_figure_that_all_runs_have_data_for(fewstep, trained, tmp_path):

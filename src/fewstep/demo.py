@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def demo(out: Path, console: Console, train: Callable[..., None]) -> None:
     for label, name in RECIPES.items():
         recipe: Recipe = load_recipe(name, settings)
         folders[label] = out / name
-        train(recipe, folders[label], f"fewstep demo --out {out}", None, "cpu", True)
+        train(recipe, folders[label], shlex.join(["fewstep", "demo", "--out", str(out)]), None, "cpu", True)
     entries = [(label, evaluate(folder)) for label, folder in folders.items()]
     console.print(evaluation_table(entries, steps=[0, 1, 5, 10]))
     runs = {label: RunFolder(folder) for label, folder in folders.items() if label != "oracle"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import fewstep
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import FromPython, build_learner
-from fewstep.experiments.config import Recipe, validated_every
+from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import bundled_recipes, differing_keys, load_recipe, recipe_values
 from fewstep.models.mlp import mlp
@@ -115,6 +116,10 @@ def test_what_cannot_run_is_refused_by_key(setting, words):
 def test_all_faults_are_told_at_once():
     message = refusal("tasks.shots=0", "foo=1", "meta.iterations=-2")
     assert all(key in message for key in ("tasks.shots", "foo", "meta.iterations"))
+
+
+def test_a_bundled_name_may_be_a_path():
+    assert load_recipe(Path("sinusoid-10shot")) == load_recipe("sinusoid-10shot")
 
 
 def test_an_unknown_name_lists_the_bundled_ones():
@@ -300,8 +305,8 @@ def test_settings_may_be_a_dict():
 
 def test_short_runs_are_validated_too():
     for iterations, every in ((60, 6), (5, 1), (0, 1), (70_000, 1000)):
-        assert validated_every(load_recipe(MINIMAL, [f"meta.iterations={iterations}"])) == every
-    assert validated_every(load_recipe(MINIMAL, ["meta.iterations=60", "validation.every=50"])) == 50
+        assert load_recipe(MINIMAL, [f"meta.iterations={iterations}"]).validation.every == every
+    assert load_recipe(MINIMAL, ["meta.iterations=60", "validation.every=50"]).validation.every == 50
 
 
 def test_data_are_no_recipe(tmp_path):

@@ -278,9 +278,22 @@ def test_an_evaluation_that_diverges_leaves_no_example_to_draw(tmp_path):
     assert (run.path / "illustration.json").exists()
     recipe["algorithm"]["inner_lr"] = 1e30
     recipe["meta"]["iterations"] = 0
+    recipe["evaluate"]["steps"] = 4
     diverging = fewstep.train(recipe, out=tmp_path / "diverging")
-    assert fewstep.evaluate(diverging, steps=4)["steps"][-1]["mean"] is None
+    assert fewstep.evaluate(diverging)["steps"][-1]["mean"] is None
     assert not (diverging.path / "illustration.json").exists()
+
+
+@pytest.mark.parametrize(
+    "how", [{"steps": 2}, {"split": "val"}, {"tasks": 1}, {"checkpoint": "final"}, {"shots": 2}], ids=str
+)
+def test_an_evaluation_in_another_way_leaves_the_example_to_draw(tmp_path, how):
+    rows = [f"{t},{x},{t * x}" for t in range(6) for x in range(6)]
+    run = fewstep.train(table_recipe(tmp_path / "t.csv", rows, shots=3), out=tmp_path / "run")
+    fewstep.evaluate(run)
+    (run.path / "illustration.json").write_text("left")
+    fewstep.evaluate(run, **how)
+    assert (run.path / "illustration.json").read_text() == "left"
 
 
 def test_rows_of_a_table_are_divided_anew_and_averaged(tmp_path):

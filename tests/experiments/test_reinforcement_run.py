@@ -302,7 +302,10 @@ def test_the_head_of_a_policy_is_found(kind: str, tmp_path: Path) -> None:
     assert moved == (heads if kind == "anil" else set(before) - heads)
 
 
-def test_what_was_learned_before_an_environment_fails_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("every", [6, 2])  # while it trains, or is validated
+def test_what_was_learned_before_an_environment_fails_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, every: int
+) -> None:
     resets: list[int] = []
 
     class Failing(Push):
@@ -312,7 +315,7 @@ def test_what_was_learned_before_an_environment_fails_is_kept(tmp_path: Path, ca
                 raise EpisodeError("a wire came off")
             return super().reset(tasks, trajectories, generator)
 
-    recipe = CUSTOM | {"meta": {"batch_size": 2, "iterations": 6}, "validation": {"every": 6, "tasks": 2}}
+    recipe = CUSTOM | {"meta": {"batch_size": 2, "iterations": 6}, "validation": {"every": every, "tasks": 2}}
     with pytest.raises(EpisodeError, match="a wire came off"):
         library.train(recipe, out=tmp_path / "run", task_distribution=Failing())
     assert "Stopped after iteration 2 of 6; saved" in caplog.text

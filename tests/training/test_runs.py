@@ -180,6 +180,37 @@ def test_resume_leaves_a_finished_run_alone(tmp_path):
     assert {p.name: p.stat().st_mtime_ns for p in run.path.iterdir()} == before
 
 
+@pytest.mark.parametrize("why", ["damaged", "stopped in its first iteration"])
+def test_a_finished_run_that_cannot_go_on_stays_as_it_is(tmp_path, monkeypatch, why):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    before = final(run)
+    if why == "damaged":
+        (run.path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    else:
+        monkeypatch.setattr(loop, "_iterate", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises((RunError, Interrupted)):
+        train(run.path, "meta.iterations=40", resume=True)
+    left = RunFolder(run.path)
+    assert left.is_finished
+    assert left.config["meta"]["iterations"] == 4
+    assert all(torch.equal(value, before[name]) for name, value in final(left).items())
+
+
+def test_a_finished_run_without_its_checkpoint_does_not_begin_again(tmp_path):
+    run = train(tmp_path / "run", "meta.iterations=4")
+    (run.path / "checkpoint.pt").unlink()
+    before = run.metrics()
+    with pytest.raises(
+        RunError, match=r"finished, but its checkpoint is gone. Begin a new run from it with --set meta"
+    ):
+        train(run.path, "meta.iterations=8", resume=True)
+    assert run.is_finished
+    assert run.metrics() == before
+    assert train(run.path, "meta.iterations=4", resume=True).is_finished
+    further = train(tmp_path / "further", "meta.iterations=0", f"meta.start={run.path}")
+    assert_identical(run, further)
+
+
 def test_a_resume_with_another_module_is_refused_by_name(tmp_path):
     train(tmp_path / "run", "model={kind='custom'}", "meta.iterations=2", model=mlp(1, 1, (8,)))
     with pytest.raises(RunError, match="of another model or rule than this one"):
@@ -364,6 +395,12 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert fewstep.load(run, checkpoint="final").iteration == validations[-1]["iteration"]
 
 
+def test_early_stopping_without_any_finite_score_is_told_of_as_divergence(tmp_path, caplog):
+    settings = ["validation.every=2", "validation.steps=200", "validation.patience=1", "algorithm.inner_lr=0.9"]
+    train(tmp_path / "run", "meta.iterations=8", *settings)
+    assert "Stopped after iteration 2 of 8: no validation had a finite score, so training diverged" in caplog.text
+
+
 def test_early_stopping_is_told_and_a_larger_patience_goes_on(tmp_path, caplog):
     settings = ["meta.iterations=60", "validation.every=2", "meta.lr=1.0"]
     stopped = train(tmp_path / "run", *settings, "validation.patience=1")
@@ -444,8 +481,13 @@ def test_a_run_goes_on_where_its_table_and_its_recipe_were_moved(tmp_path):
     (tmp_path / "one" / "t.csv").unlink()
     run = train(tmp_path / "run", "meta.iterations=4", recipe=tmp_path / "two" / "renamed.toml", resume=True)
     assert fewstep.evaluate(run)["iteration"] == 4
+    (tmp_path / "two" / "t.csv").rename(tmp_path / "t.csv")
+    how = {"recipe": tmp_path / "two" / "renamed.toml", "data": tmp_path / "t.csv", "resume": True}
+    run = train(run.path, "meta.iterations=5", **how)
+    assert fewstep.evaluate(run, checkpoint="final")["iteration"] == 5  # where the table lies is remembered
+    (tmp_path / "t.csv").rename(tmp_path / "two" / "t.csv")
     (tmp_path / "one" / "t.csv").write_text("t,x,y\n" + "\n".join(reversed(rows)), encoding="utf-8")
-    for iterations in (4, 6):  # though what it was trained on still lies in the other place
+    for iterations in (5, 6):  # though what it was trained on still lies in the other place
         with pytest.raises(DataError, match="content hash"):
             train(tmp_path / "run", f"meta.iterations={iterations}", recipe=tmp_path / "one" / "mine.toml", resume=True)
 
@@ -454,8 +496,8 @@ def test_a_run_to_begin_at_must_share_parameters(tmp_path):
     first = train(tmp_path / "first", "meta.iterations=0")
     with pytest.raises(RunError, match="shares none"):
         train(tmp_path / "other", f"meta.start={first.path}", recipe="navigation")
-    with pytest.raises(RunError, match="there is no nowhere"):
-        train(tmp_path / "other", "meta.start=nowhere")
+    with pytest.raises(RunError, match=r"meta\.start must be .* there is no nowhere"):
+        train(tmp_path / "other", "meta.start=nowhere", "tasks.path=none.csv", recipe="dose-response")
 
 
 def test_a_resume_goes_on_from_its_checkpoint_and_not_from_where_it_began(tmp_path):
@@ -744,6 +786,22 @@ def test_a_resume_for_more_iterations_executes_as_the_run_was_begun(tmp_path):
     settings = train_run.with_recorded_choices(tmp_path / "run", ["meta.iterations=50_000"])
     assert load_recipe("sinusoid-10shot", settings).execution.compile is False
     assert load_recipe("sinusoid-10shot", ["meta.iterations=50_000"]).execution.compile is True
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("said", [[], ["validation={tasks=8}"]])
+def test_a_resume_for_more_iterations_is_validated_as_often(tmp_path, said, older):
+    recipe = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"kind": "maml"}}
+    run = fewstep.train(recipe, out=tmp_path / "run", settings=[*said, "meta.iterations=20"])
+    if older:  # those of earlier versions do not say how often
+        stored = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
+        stored["recipe"]["validation"]["every"] = None
+        (run.path / "config.json").write_text(json.dumps(stored), encoding="utf-8")
+    settings = [*said, "meta.iterations=40"]
+    run = fewstep.train(recipe, out=run.path, settings=settings, resume=True)
+    assert [r["iteration"] for r in run.metrics() if r["split"] == "val"] == list(range(2, 41, 2))
+    with pytest.raises(RunError, match=r"validation\.every differ"):
+        fewstep.train(recipe, out=run.path, settings=[*settings, "validation.every=4"], resume=True)
 
 
 def test_a_resume_completes_the_last_record_instead_of_adding_to_it(tmp_path):

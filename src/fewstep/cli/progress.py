@@ -11,20 +11,34 @@ from fewstep.cli.shared import messages, say
 from fewstep.errors import Interrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from fewstep.experiments.config import Recipe
 
 
-def train_one(recipe: Recipe, folder: Path, again: str, data: Path | None, device: str, resume: bool) -> None:
-    """Train one run, with a progress bar; an interruption tells `again`, the command that goes on."""
+def train_one(
+    recipe: Recipe,
+    folder: Path,
+    again: str,
+    data: Path | None,
+    device: str,
+    resume: bool,
+    source: str | None = None,
+    settings: Sequence[str] = (),
+) -> None:
+    """Train one run, with a progress bar; an interruption tells `again`, the command that goes on.
+
+    `source` and `settings` are what the recipe was loaded from, if `train` is to tell where it now asks for more.
+    """
     from fewstep.experiments.train_run import train as train_run
 
     with TrainingProgress(recipe) as progress:
         try:
             train_run(
-                recipe,
+                source or recipe,
                 out=folder,
+                settings=settings,
                 data=data,
                 device=device,
                 resume=resume,
@@ -56,7 +70,7 @@ class TrainingProgress:
         )
         self._task: TaskID | None = None
         self._shown = self._started = time.monotonic()
-        self._first = self._done = 0
+        self._first = 0
         self._told = ""
         self._mean: float | None = None
 
@@ -74,7 +88,6 @@ class TrainingProgress:
             # The first iteration also prepares: the rate counts from its end.
             self._first, self._started = iteration, now
             self._task = self._bar.add_task(self._name, total=self._total, completed=iteration, state="")
-        self._done = iteration
         key, name, memory = (
             ("return_after", "return", 0.8) if "return_after" in record else ("query_loss", "loss", 0.99)
         )

@@ -53,12 +53,6 @@ def evaluate(
     """Evaluate a run on tasks that it has not seen; the result is stored in the run too."""
     with messages.status("Loading"):
         from fewstep.experiments.evaluate_run import evaluate_each
-        from fewstep.experiments.runs import open_run, recipe_of
-        from fewstep.experiments.transfer import transferred
-    folder = open_run(run)
-    recipe = recipe_of(folder)
-    if tasks_from is not None:
-        recipe, _ = transferred(recipe, tasks_from)
     asked = {
         "shots": shots,
         "queries": queries,
@@ -66,13 +60,10 @@ def evaluate(
         "method": method,
         "trajectories": trajectories,
     }
-    variants = [asked]
-    if not as_json and not any(asked.values()):
-        variants += [asked | variant.model_dump() for variant in recipe.evaluate.variants]
     with messages.status("Evaluating") as status:
         results = evaluate_each(
-            folder,
-            variants,
+            run,
+            [asked],
             tasks_from=tasks_from,
             steps=steps,
             tasks=tasks,
@@ -82,6 +73,7 @@ def evaluate(
             data=data,
             device=device,
             progress=lambda done: status.update(f"Evaluating: {done} tasks"),
+            variants=not as_json and not any(asked.values()),
         )
     if as_json:
         print(json.dumps(results[0]))

@@ -58,11 +58,15 @@ def train(
 
     if seed is not None and seeds is not None:
         raise RecipeError("Give --seed or --seeds, not both.")
+    if seeds is not None and out is not None and out.name in ("", ".."):
+        raise RecipeError(
+            f"With --seeds, --out must end in a name, to which each seed is added: got {str(out)!r}. Give one, such as "
+            "runs/many."
+        )
     with messages.status("Loading"):
-        from fewstep.experiments.train_run import asks_for_more, existing_run, with_recorded_choices
+        from fewstep.experiments.train_run import existing_run, with_recorded_choices
     chosen = _seeds(seeds) if seeds is not None else [seed]
-    jobs: list[tuple[Recipe, Path]] = []
-    wanted: dict[Path, Recipe] = {}
+    jobs: list[tuple[list[str], Recipe, Path]] = []
     for number in chosen:
         asked = [*(settings or []), *([] if number is None else [f"seed={number}"])]
         loaded = load_recipe(recipe, asked)
@@ -72,20 +76,19 @@ def train(
         if resume and not (folder / "config.json").exists():
             say(f"There is no run in {folder} to go on with: it begins", messages)
         if resume:
-            wanted[folder] = loaded
             loaded = load_recipe(recipe, with_recorded_choices(folder, asked))
-        jobs.append((loaded, folder))
+        jobs.append((asked, loaded, folder))
     if len(jobs) > 1:
-        for loaded, folder in jobs:  # before hours go by
+        for _, loaded, folder in jobs:  # before hours go by
             existing_run(folder, loaded, resume)
-    for loaded, folder in jobs:
+    for asked, loaded, folder in jobs:
         again = ["fewstep", "train", recipe, *(word for setting in settings or [] for word in ("--set", setting))]
-        again += ["--seed", str(loaded.seed), *(["--data", str(data)] if data else [])]
-        again += [*(["--device", device] if device != "cpu" else []), "--out", str(folder), "--resume"]
-        train_one(loaded, folder, shlex.join(again), data, device, resume)
+        again += ["--seed", str(loaded.seed)] if seeds is None else ["--seeds", seeds]
+        again += [*(["--data", str(data)] if data else []), *(["--device", device] if device != "cpu" else [])]
+        place = folder if seeds is None else out
+        again += [*(["--out", str(place)] if place else []), "--resume"]
+        train_one(loaded, folder, shlex.join(again), data, device, resume, recipe, asked)
         say(f"Trained {loaded.name}: {folder}")
-        if hint := asks_for_more(wanted.get(folder, loaded), loaded):
-            say(hint, messages)
         say(f"Next: fewstep evaluate {folder}")
 
 

@@ -91,9 +91,11 @@ class Recipe(Section):
             )
         if self.loss.scale == "ways" and not classifies:
             raise ValueError("loss.scale = 'ways' needs tasks with ways")
-        if self.model.kind == "convnet" and not classifies:
-            raise ValueError("model.kind = 'convnet' needs tasks of images: use 'mlp', or 'custom' and pass a module")
-        if self.model.kind == "convnet" and isinstance(self.tasks, ImageTasks):
+        if self.model.kind == "convnet":
+            if not isinstance(self.tasks, ImageTasks):
+                raise ValueError(
+                    "model.kind = 'convnet' needs tasks of images: use 'mlp', or 'custom' and pass a module"
+                )
             size = self.tasks.image_shape[-1]
             most = size.bit_length() - 1
             if self.model.blocks > most:
@@ -150,11 +152,6 @@ class Recipe(Section):
         if any(ignored.values()):
             named = ", ".join(key for key, given in ignored.items() if given)
             raise ValueError(f"{named} has no meaning with algorithm.kind = 'averaging': remove it")
-
-
-def validated_every(recipe: Recipe) -> int:
-    """Iterations from one validation to the next: a short run is validated too, some ten times."""
-    return recipe.validation.every or min(1000, max(1, recipe.meta.iterations // 10))
 
 
 def check_reinforcement(recipe: Recipe) -> None:

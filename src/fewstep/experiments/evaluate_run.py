@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import NOTHING, FromPython, metric_of
 from fewstep.experiments.data import find_data
-from fewstep.experiments.evaluated import check_metrics, described, errors, file_name, per_task, points
+from fewstep.experiments.evaluated import check_metrics, check_split, described, errors, file_name, per_task, points
 from fewstep.experiments.illustration import illustrate
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -136,23 +136,12 @@ def evaluate_each(
     task_distribution: OwnTasks | None = None,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
+    variants: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate a run in several ways: its data are loaded once, and what is tuned is tuned once for its shots.
 
-    Args:
-        run: As for `evaluate`, which says what the others are.
-        asked: For each way its shots, queries, normalization, method and trajectories, where not the recipe's.
-        own: Model, loss, algorithm and metrics from Python.
-        tasks_from: As for `evaluate`, as is all that follows.
-        steps: See there.
-        tasks: See there.
-        repeats: See there.
-        split: See there.
-        checkpoint: See there.
-        data: See there.
-        task_distribution: See there.
-        device: See there.
-        progress: See there.
+    Each way is `asked` for by its shots, queries, normalization, method and trajectories, where not the recipe's; with
+    `variants`, those of its `evaluate.variants` follow. `own` is what comes from Python; the rest is as for `evaluate`.
 
     Returns:
         For each way what `evaluate` returns.
@@ -161,10 +150,11 @@ def evaluate_each(
     recipe, others = recipe_of(folder), None
     if tasks_from is not None:
         recipe, others = transferred(recipe, tasks_from)
-    if split not in ("val", "test"):
-        raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
+    check_split(split)
     counts = {"steps": steps, "tasks": tasks, "repeats": repeats}
-    plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in asked]
+    further = [variant.model_dump() for variant in recipe.evaluate.variants] if variants else []
+    plans = [(each, evaluation_plan(recipe, {**each, **counts})) for each in [*asked, *further]]
+    recipes_own = evaluation_plan(recipe, {}), "test", "best"
     check_metrics(recipe, metrics)
     tell_of_unfinished(folder, checkpoint)
     stored = stored_data(folder) if others is None else None
@@ -192,7 +182,7 @@ def evaluate_each(
             if folder.path.parent != READY:  # what comes with fewstep stays as it came
                 result["per_task"] = f"{file_name(result)}.csv"
                 folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation, metrics))
-                if others is None and not any(each.values()):  # other ways leave the example of the recipe's own
+                if others is None and (plan, split, checkpoint) == recipes_own:  # other ways leave its example
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
             results.append(result)
     return results

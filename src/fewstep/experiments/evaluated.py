@@ -52,6 +52,16 @@ def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Spl
     }
 
 
+def check_split(split: str) -> None:
+    """See that a split is one to evaluate on.
+
+    Raises:
+        RecipeError: It is not.
+    """
+    if split not in ("val", "test"):
+        raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
+
+
 def check_metrics(recipe: Recipe, metrics: Iterable[str]) -> None:
     """See that metrics of the user's own have names that nothing else has in an evaluation.
 

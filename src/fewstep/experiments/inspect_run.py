@@ -16,7 +16,7 @@ from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.build import FromPython, build_learner, build_model, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluate_run import tuned
-from fewstep.experiments.evaluated import described, number, points
+from fewstep.experiments.evaluated import check_split, described, number, points
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
@@ -100,8 +100,7 @@ def inspect(
     """
     folder = open_run(run)
     recipe = recipe_of(folder)
-    if split not in ("val", "test"):
-        raise RecipeError(f"The split must be 'val' or 'test': got {split!r}.")
+    check_split(split)
     _check_learns_one_initialisation(folder, recipe)
     count = min(recipe.evaluate.tasks, _MOST_TASKS) if tasks is None else tasks
     plan = evaluation_plan(recipe, {"steps": steps, "tasks": count})

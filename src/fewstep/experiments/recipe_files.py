@@ -106,17 +106,15 @@ def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
             f"A run trained with normalization = {recipe.normalization!r} cannot be evaluated with {policy!r}: "
             "'transductive' and 'support' can stand in for each other, 'running' cannot."
         )
-    training = {
-        "shots": getattr(recipe.tasks, "shots", None),
-        "queries": getattr(recipe.tasks, "queries", None),
-        "normalization": recipe.normalization,
-        "method": getattr(recipe.algorithm, "method", None),
-        "trajectories": getattr(recipe.tasks, "trajectories", None),
-    }
     if recipe.loss.kind == "reinforce":
-        training = {"trajectories": training["trajectories"]}
+        training = {"trajectories": getattr(recipe.tasks, "trajectories", None)}
     else:
-        training.pop("trajectories")
+        training = {
+            "shots": getattr(recipe.tasks, "shots", None),
+            "queries": getattr(recipe.tasks, "queries", None),
+            "normalization": recipe.normalization,
+            "method": getattr(recipe.algorithm, "method", None),
+        }
     chosen = recipe.evaluate.model_dump() | asked
     chosen |= {key: value for key, value in training.items() if chosen[key] is None}
     try:
@@ -138,6 +136,14 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     return sorted(k for k in flat_one | flat_other if flat_one.get(k) != flat_other.get(k))
 
 
+def keys_set(settings: Iterable[str]) -> set[str]:
+    """Dotted keys that settings give a value, those of tables one by one."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        _set(values, setting)
+    return {key for key, _ in _flatten(values)}
+
+
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
@@ -157,7 +163,7 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
         return where, _copied(source)
     bundled = resources.files("fewstep.experiments") / "recipes" / f"{source}.toml"
     path = Path(source)
-    if isinstance(source, str) and re.fullmatch(r"[\w-]+", source) and bundled.is_file():
+    if re.fullmatch(r"[\w-]+", str(source)) and bundled.is_file():
         where, text = f"bundled recipe {source}", bundled.read_text(encoding="utf-8")
     elif path.suffix == ".toml":
         where = str(path)
@@ -169,7 +175,7 @@ def _read(source: str | Path | Mapping[str, Any], where: str) -> tuple[str, dict
     elif (path / "config.json").is_file():
         raise RecipeError(
             f"RECIPE must be a bundled name or the path of a .toml file: {path} is a run. Give the recipe that it "
-            f"began with, and the run as --out {path} --resume."
+            f"began with; the run itself goes on with `fewstep train RECIPE --out {path} --resume`."
         )
     elif path.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet") or path.is_dir():
         kind = "folder" if path.is_dir() else "table"

@@ -397,7 +397,7 @@ class Meta(Section):
 class Validation(Section):
     """Watching meta-validation tasks while training, to keep the best meta-parameters."""
 
-    every: PositiveInt | None = None
+    every: PositiveInt = 1000
     """Iterations from one validation to the next; by default a tenth of all, and no more than 1000."""
     tasks: PositiveInt = 200
     """How many."""

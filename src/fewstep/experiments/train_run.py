@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
 import shlex
 import sys
 from contextlib import ExitStack
@@ -17,10 +18,10 @@ import torch
 from fewstep.core.rng import generator
 from fewstep.errors import RunError
 from fewstep.experiments.build import FromPython, build_learner, metric_of
-from fewstep.experiments.config import Recipe, validated_every
+from fewstep.experiments.config import Recipe
 from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
-from fewstep.experiments.recipe_files import as_text, differing_keys, load_recipe, recipe_values
+from fewstep.experiments.recipe_files import as_text, differing_keys, keys_set, load_recipe, recipe_values
 from fewstep.experiments.runs import (
     as_many_as_there_are,
     computing_as,
@@ -33,8 +34,7 @@ from fewstep.experiments.runs import (
 from fewstep.learners.learner import begun_at
 from fewstep.training import loop
 from fewstep.training.checkpoint import load_meta, sha256
-from fewstep.training.evaluation import drawn, tell_of_non_finite
-from fewstep.training.evaluation import evaluate as evaluate_learner
+from fewstep.training.evaluation import Evaluation, drawn, measured, tell_of_non_finite
 from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
 from fewstep.training.tensorboard import TensorBoard
 from fewstep.training.tensorboard import available as tensorboard_available
@@ -91,9 +91,11 @@ def train(
     """
     path, settings = Path(out), as_text(settings)
     if isinstance(recipe, Recipe):  # complete: its iterations are meant
-        loaded = load_recipe(recipe_values(recipe), settings)
+        asked = loaded = load_recipe(recipe_values(recipe), settings)
     else:
-        loaded = load_recipe(recipe, with_recorded_choices(path, settings) if resume else settings)
+        asked = load_recipe(recipe, settings)
+        loaded = load_recipe(recipe, with_recorded_choices(path, settings)) if resume else asked
+    hint = asks_for_more(asked, loaded)
     existing = existing_run(path, loaded, resume)
     stored = stored_data(existing) if existing else None
     if existing is not None and data is None:
@@ -101,11 +103,13 @@ def train(
     if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
         if "tasks.path" in differing_keys(loaded, recipe_of(existing)):
             find_data(loaded, stored, data, task_distribution, device)  # raises where these are other data
-        hint = None if isinstance(recipe, Recipe) else asks_for_more(load_recipe(recipe, settings), loaded)
         if hint:
             log.warning(hint)
         return existing
     device = checked_device(device)
+    start = None
+    if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
+        start = _open_start(loaded.meta.start)
     loaded_data = find_data(loaded, stored, data, task_distribution, device)
     if loaded.execution.compile:
         keep_compiled()
@@ -113,23 +117,29 @@ def train(
     environment, ragged = loaded_data.environment, loaded_data.ragged
     learner = build_learner(loaded, own, environment=environment, device=device, ragged=ragged)
     _tell_beforehand(loaded, model)
-    begun_from: dict[str, Any] = {}
-    if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
-        begun_from = _begin_at(learner, open_run(loaded.meta.start))
+    begun_from = _begin_at(learner, start) if start else {}
     train_tasks = loaded_data.distribution("train", *shots_and_queries(loaded))
     _check_tasks(loaded, loaded_data)
     validate = _validator(loaded, loaded_data, learner)
     with locked(path), computing_as(loaded), ExitStack() as closing:
         existing = existing_run(path, loaded, resume)
         run = existing or _create(path, loaded, loaded_data, _versions(device) | begun_from)
-        if existing is not None:
-            run = _record_changes(existing, loaded, device)
         plan = _plan(loaded)
         boards = [TensorBoard(path / "tensorboard", plan.log_every)] if tensorboard_available() else []
         for board in boards:
             closing.callback(board.close)
-        loop.train(learner, train_tasks, run, plan, validate=validate, watchers=(*watchers, *boards))
-    return run
+        loop.train(
+            learner,
+            train_tasks,
+            run,
+            plan,
+            validate=validate,
+            watchers=(*watchers, *boards),
+            first_saved=lambda: _record_changes(run, loaded, loaded_data, device),
+        )
+    if hint:
+        log.warning(hint)
+    return RunFolder(path)
 
 
 def _moved_to(asked: Recipe, recorded: Recipe) -> str | None:
@@ -145,16 +155,16 @@ def _tell_beforehand(recipe: Recipe, model: nn.Module | None) -> None:
     frozen = 0 if model is None else sum(not parameter.requires_grad for parameter in model.parameters())
     if frozen:
         log.warning("%d frozen parameters are not stored with the run: to load it, a module must have the same", frozen)
-    if 0 < recipe.meta.iterations < validated_every(recipe):
+    if 0 < recipe.meta.iterations < recipe.validation.every:
         log.warning(
             "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
             recipe.meta.iterations,
-            validated_every(recipe),
+            recipe.validation.every,
         )
 
 
 def _plan(recipe: Recipe) -> loop.Plan:
-    every = validated_every(recipe)
+    every = recipe.validation.every
     return loop.Plan(
         iterations=recipe.meta.iterations,
         batch_size=recipe.meta.batch_size,
@@ -187,6 +197,13 @@ def asks_for_more(asked: Recipe, recorded: Recipe) -> str | None:
     )
 
 
+def _open_start(start: str) -> RunFolder:
+    try:
+        return open_run(start)
+    except RunError as error:
+        raise RunError(re.sub(r"\ARUN\b", "meta.start", str(error))) from None
+
+
 def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
     """Take over the meta-parameters of another run; what to remember of where they are from."""
     path = meta_file(run)
@@ -205,25 +222,20 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
 
 
 def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
-    """The settings of a resume: its length and execution as recorded, unless they say otherwise."""
+    """The settings of a resume: length, validation and execution as recorded, unless they say otherwise."""
     chosen = list(settings)
     if "config.json" not in contents(path):
         return chosen
     recorded = recipe_of(RunFolder(path))
     execution = recorded.execution.model_dump(exclude_none=True)
     known: dict[str, Any] = {f"execution.{key}": execution[key] for key in execution}
-    known["meta.iterations"] = recorded.meta.iterations
+    known |= {"meta.iterations": recorded.meta.iterations, "validation.every": recorded.validation.every}
     if recorded.validation.patience is not None:
         known["validation.patience"] = recorded.validation.patience
-    asked = {setting.replace(" ", "").partition("=")[0] for setting in chosen}
+    asked = keys_set(chosen)
     if "execution.over_tasks" in asked:  # which chunks do not go with, if it is one task after the other
         known.pop("execution.chunk_size", None)
-    whole = {key.partition(".")[0] for key in known} & asked  # execution={...} says all of it
-    return chosen + [
-        f"{key}={json.dumps(value)}"
-        for key, value in known.items()
-        if key not in asked and key.partition(".")[0] not in whole
-    ]
+    return chosen + [f"{key}={json.dumps(value)}" for key, value in known.items() if key not in asked]
 
 
 def _differing(one: Recipe, other: Recipe) -> list[str]:
@@ -258,20 +270,18 @@ def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[]
     tasks = data.distribution("val", plan.shots or shots, plan.queries or queries)
 
     def validate() -> dict[str, float]:
-        evaluation = evaluate_learner(
-            learner,
+        curves, fingerprint = measured(
+            lambda batch: learner.evaluate(batch, steps, last_only=True),
             tasks,
             tasks=as_many_as_there_are(plan.tasks, data, "val"),
-            steps=steps,
             seed=recipe.evaluate.seed,
             split="val",
             at_once=data.at_once,
-            last_only=True,
         )
         metric = metric_of(recipe)
-        known = [name for name in ("loss", metric) if name in evaluation.curves]
-        tell_of_non_finite(evaluation, [metric], "val")
-        last = {name: evaluation.curves[name][:, -1].mean().item() for name in known}
+        known = [name for name in ("loss", metric) if name in curves]
+        tell_of_non_finite(Evaluation(curves, fingerprint), [metric], "val")
+        last = {name: curves[name][:, -1].mean().item() for name in known}
         return {"score": -last[metric] if metric in MORE_IS_BETTER else last[metric], "steps": steps, **last}
 
     return validate
@@ -281,7 +291,7 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
     """The run in a folder, to go on with; None where one may begin.
 
     Raises:
-        RunError: The folder holds a run and `resume` is not asked for, or another recipe's, or something else.
+        RunError: The folder holds a run and `resume` is not asked for, or one that cannot go on so, or something else.
     """
     present = contents(path)
     if "config.json" not in present:
@@ -294,25 +304,31 @@ def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
     run = RunFolder(path)
     if not resume and not {"checkpoint.pt", "best.safetensors", "params.safetensors"} & set(present):
         return None  # it never came to save anything: a first attempt that failed blocks nothing
+    began = recipe_of(run)
+    differing = _differing(recipe, began)
+    others = [key for key in differing if key not in _LENGTH]
     if not resume:
-        same = not [key for key in _differing(recipe, recipe_of(run)) if key not in _LENGTH]
-        go_on = "add --resume (resume=True) to go on with it, or " if same else ""
+        go_on = "" if others else "add --resume (resume=True) to go on with it, or "
         raise RunError(
-            f"{path} already holds a run of {'' if same else 'another recipe, '}{run.config.get('name')}: {go_on}"
+            f"{path} already holds a run of {'another recipe, ' if others else ''}{run.config.get('name')}: {go_on}"
             "choose another --out."
         )
-    differing = [key for key in _differing(recipe, recipe_of(run)) if key not in _LENGTH]
-    if differing:
+    if others:
         raise RunError(
             f"A run goes on as it began, apart from {', '.join(_LENGTH)} and how it is executed: "
-            f"{', '.join(differing)} differ from the recipe in {path / 'config.json'}. Leave them as they were, or "
+            f"{', '.join(others)} differ from the recipe in {path / 'config.json'}. Leave them as they were, or "
             "choose another --out."
         )
-    asked, recorded = recipe.meta.iterations, recipe_of(run).meta.iterations
+    asked, recorded = recipe.meta.iterations, began.meta.iterations
     if asked != recorded and (asked < recorded or recipe.meta.schedule != "constant"):
         raise RunError(
             "meta.iterations may only grow, and only with meta.schedule = 'constant', since other schedules depend on "
             f"it: the run in {path} has {recorded}, got {asked}. Leave it, or choose another --out."
+        )
+    if differing and run.is_finished and "checkpoint.pt" not in present:
+        raise RunError(
+            f"A run goes on from its checkpoint.pt: {path} is finished, but its checkpoint is gone. Begin a new run "
+            f"from it with --set meta.start={path} and another --out."
         )
     return run
 
@@ -324,18 +340,20 @@ def _create(path: Path, recipe: Recipe, data: Data, versions: dict[str, Any]) ->
     return RunFolder.create(path, recipe_values(recipe), versions)
 
 
-def _record_changes(run: RunFolder, recipe: Recipe, device: str) -> RunFolder:
-    """Write down what is otherwise from here on: iterations, execution, and the machine that it goes on with."""
+def _record_changes(run: RunFolder, recipe: Recipe, data: Data, device: str) -> None:
+    """Write down what is otherwise from here on: where the data lie, iterations, execution, the machine."""
+    if data.record and data.record != stored_data(run):
+        write_json(run.path / "data.json", data.record)
     versions = read_json(run.path / "versions.json")
     resumed: list[dict[str, Any]] = versions.get("resumed", [])
     known = {key: value for each in (versions, *resumed) for key, value in each.items()}
     new = {key: value for key, value in _versions(device).items() if key != "command" and known.get(key) != value}
     if not new and not differing_keys(recipe, recipe_of(run)):
-        return run
+        return
     if _differing(recipe, recipe_of(run)):  # it has further to go
         (run.path / "params.safetensors").unlink(missing_ok=True)
     versions |= {"resumed": [*resumed, new]} if new else {}
-    return RunFolder.create(run.path, recipe_values(recipe), versions)
+    RunFolder.create(run.path, recipe_values(recipe), versions)
 
 
 def _versions(device: str) -> dict[str, Any]:

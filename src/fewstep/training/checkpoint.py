@@ -47,8 +47,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise RunError(
             f"A checkpoint must be a whole file written by fewstep: {path} cannot be read "
-            f"({str(error).partition(chr(10))[0]}). Restore it from a copy, or delete it: `--resume` then starts "
-            "this run again from its beginning."
+            f"({str(error).partition(chr(10))[0]}). Restore it from a copy; or delete it, if the run is unfinished: "
+            "`--resume` then starts it again from its beginning."
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT or not {"learner", "progress"} <= state.keys():
         came = state.get("format") if isinstance(state, dict) else None

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from fewstep.learners.learner import Learner
     from fewstep.tasks.task import TaskDistribution
 
 
@@ -38,46 +37,6 @@ class Evaluation(NamedTuple):
     curves: dict[str, Tensor]
     fingerprint: str
     names: list[str] | None = None
-
-
-def evaluate(
-    learner: Learner,
-    distribution: TaskDistribution,
-    *,
-    tasks: int,
-    steps: int,
-    seed: int,
-    split: str,
-    at_once: int | None = None,
-    last_only: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Evaluation:
-    """Adapt to each task of a fixed stream, and score after every step.
-
-    Args:
-        learner: What to evaluate.
-        distribution: The tasks of one split.
-        tasks: How many.
-        steps: S, inner steps.
-        seed: Of the task stream.
-        split: Name of the split, part of the stream's name.
-        at_once: Tasks drawn and computed together; None: all.
-        last_only: Score after the last step alone.
-        progress: Called with the number of tasks done.
-
-    Returns:
-        The curves and the fingerprint of the tasks.
-    """
-    curves, fingerprint = measured(
-        lambda batch: learner.evaluate(batch, steps, last_only=last_only),
-        distribution,
-        tasks=tasks,
-        seed=seed,
-        split=split,
-        at_once=at_once,
-        progress=progress,
-    )
-    return Evaluation(curves, fingerprint)
 
 
 def tell_of_non_finite(evaluation: Evaluation, metrics: Iterable[str], split: str) -> None:

@@ -73,6 +73,7 @@ class _Progress:
     best_iteration: int = 0
     stale: int = 0
     seconds: float = 0.0
+    unvalidated: bool = False
 
     def add(self, metrics: dict[str, float]) -> None:
         self.count += 1
@@ -88,6 +89,7 @@ def train(
     *,
     validate: Callable[[], dict[str, float]],
     watchers: tuple[Watcher, ...] = (),
+    first_saved: Callable[[], object] = lambda: None,
 ) -> None:
     """Train until the plan is fulfilled, going on from the run's checkpoint where there is one.
 
@@ -99,6 +101,7 @@ def train(
         validate: Scores the learner on meta-validation tasks; of what it returns, "score" is what counts, lower being
             better.
         watchers: See every iteration.
+        first_saved: Called once there is a checkpoint that this training wrote; until then, what is there stands.
 
     Raises:
         Interrupted: A signal asked to stop; the checkpoint is written.
@@ -116,51 +119,57 @@ def train(
             raise RunError(f"{path} is of another model or rule than this one: {error}") from error
         progress = _Progress(**state["progress"])
     elif (run.path / "metrics.jsonl").is_file():
-        log.warning("%s was stopped before its first checkpoint: it begins again", run.path)
+        log.warning("%s has no checkpoint: it begins again", run.path)
     run.forget_metrics_after(learner.iteration)
     started = saved = time.monotonic()
     earlier = progress.seconds
+    to_tell = [first_saved]
 
     def save() -> None:
         nonlocal saved
         saved = time.monotonic()
         progress.seconds = earlier + saved - started
         save_checkpoint(path, {"learner": learner.state_dict(), "progress": vars(progress)})
+        while to_tell:  # once
+            to_tell.pop()()
+
+    def see(record: dict[str, Any]) -> None:
+        for watcher in watchers:
+            watcher.update(learner.iteration, record)
+
+    def validated() -> None:
+        progress.unvalidated = True
+        scores = _validate(learner, run, validate, progress)
+        progress.unvalidated = False
+        see({f"val_{name}": value for name, value in scores.items()})
 
     device = next(iter(leaves(learner.meta))).device
     began = learner.iteration
     with _stop_requests(has_begun=lambda: learner.iteration > began) as stop_requested:
+        if progress.unvalidated:  # an environment failed then
+            validated()
+            save()
         while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
             try:
                 metrics = _iterate(learner, tasks, plan, path, device)
-            except EpisodeError:  # an environment failed, before anything was updated
+                progress.add(metrics)
+                see(metrics)
+                if learner.iteration % plan.log_every == 0:
+                    _record(run, learner.iteration, progress, earlier + time.monotonic() - started)
+                if learner.iteration % plan.validate_every == 0:
+                    validated()
+            except EpisodeError:  # an environment failed, before anything was updated, or while it was validated
                 if learner.iteration > began:
                     save()
                     log.warning("Stopped after iteration %d of %d; saved %s", learner.iteration, plan.iterations, path)
                 raise
-            progress.add(metrics)
-            for watcher in watchers:
-                watcher.update(learner.iteration, metrics)
-            if learner.iteration % plan.log_every == 0:
-                _record(run, learner.iteration, progress, earlier + time.monotonic() - started)
-            if learner.iteration % plan.validate_every == 0:
-                scores = _validate(learner, run, validate, progress)
-                for watcher in watchers:
-                    watcher.update(learner.iteration, {f"val_{name}": value for name, value in scores.items()})
             if time.monotonic() - saved > plan.checkpoint_seconds:
                 save()
             if stop_requested():
                 save()
                 raise Interrupted(f"Stopped after iteration {learner.iteration} of {plan.iterations}; saved {path}.")
     if learner.iteration < plan.iterations:
-        log.warning(
-            "Stopped after iteration %d of %d: the last %d validations were no better than that of iteration %d. To go "
-            "on, resume with a larger one: --set validation.patience=N",
-            learner.iteration,
-            plan.iterations,
-            progress.stale,
-            progress.best_iteration,
-        )
+        log.warning("Stopped after iteration %d of %d: %s", learner.iteration, plan.iterations, _reason(progress))
     save()
     if progress.count:  # the last, shorter interval; the checkpoint does not know it, so that a resume may go on
         _record(run, learner.iteration, progress, progress.seconds, partial=True)
@@ -243,6 +252,16 @@ def _about(learner: Learner) -> dict[str, str]:
 
 def _out_of_patience(progress: _Progress, plan: Plan) -> bool:
     return plan.patience is not None and progress.stale >= plan.patience
+
+
+def _reason(progress: _Progress) -> str:
+    """Why patience ran out, and what to do."""
+    if progress.best is None:
+        return "no validation had a finite score, so training diverged. Begin anew with a lower meta.lr"
+    return (
+        f"the last {progress.stale} validations were no better than that of iteration {progress.best_iteration}. To go "
+        "on, resume with a larger one: --set validation.patience=N"
+    )
 
 
 @contextmanager
