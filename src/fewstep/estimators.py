@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -28,12 +29,13 @@ except ImportError as error:
         "'fewstep[sklearn]'."
     ) from error
 
-from fewstep.adapting.fitting import fit_classifier, fit_regressor, head_policy
-from fewstep.adapting.initialisation import initialisation, preparation_of, untrained
+from fewstep.adapting.fitting import fit_classifier, fit_same_outputs, head_policy
+from fewstep.adapting.initialisation import classes_of, initialisation, preparation_of, untrained
 from fewstep.adapting.tables import tell_of_far, tell_of_scaled
 from fewstep.core.rng import derived_seed
 from fewstep.core.types import Batch
-from fewstep.experiments.build import shapes_of
+from fewstep.errors import RecipeError
+from fewstep.experiments.build import mean_squared_error, shapes_of
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import ImageTasks, TableTasks
 from fewstep.models.mlp import mlp
@@ -172,7 +174,8 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
     `X` is `[examples, features]`, or with more axes as the run's module takes it. For a run on pictures it is
     `[examples, height, width]` or `[examples, channels, height, width]` of any size, or flattened; whole numbers from 0
     to 255 or fractions from 0 to 1. Pictures are prepared as those of the run were. Labels are of any kind, and classes
-    of any number. Each class weighs the same, however many examples it has.
+    of any number. Each class weighs the same, however many examples it has. For a run on a table of classes
+    (`tasks.classes`) labels are these, all or some of them, and weigh as in training.
 
     Args:
         run: A run folder or the name of a ready initialisation, trained by cross-entropy. None learns from the examples
@@ -238,7 +241,8 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         """
         X, y = self._validated(X, y, reset=True)
         check_classification_targets(y)
-        classes = _at_least_two(np.unique(y))
+        own = self._classes_of_run()
+        classes = _at_least_two(np.unique(y)) if own is None else own
         return self._adapt(X, _labels(y, classes), classes)
 
     def partial_fit(self, X: Any, y: Any, classes: Sequence[Any] | None = None) -> Self:  # noqa: N803
@@ -255,9 +259,13 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         first = not hasattr(self, "_support")
         X, y = self._validated(X, y, reset=first)
         check_classification_targets(y)
-        if first and classes is None:
-            raise ValueError("`classes` must hold all labels at the first call of partial_fit: got None. Give them.")
-        known = _at_least_two(np.unique(np.asarray(classes))) if first else self.classes_
+        known = self._classes_of_run() if first else self.classes_
+        if known is None:
+            if classes is None:
+                raise ValueError(
+                    "`classes` must hold all labels at the first call of partial_fit: got None. Give them."
+                )
+            known = _at_least_two(np.unique(np.asarray(classes)))
         labels = _labels(y, known)
         if not first:
             X, labels = (np.concatenate(both) for both in zip(self._support, (X, labels), strict=True))
@@ -276,16 +284,31 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         return self.classes_[most]
 
     def _adapt(self, X: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Self:  # noqa: N803
-        """To the classes that have come; others have no example to tell them by."""
-        seen, own = np.unique(labels, return_inverse=True)
+        """To the classes that have come, others have no example to tell them by; or to those that the run knows."""
+        of_run = self._classes_of_run() is not None
+        if of_run and self.head not in (None, "trained"):
+            raise RecipeError(
+                f"A head is begun anew for other classes than in training: got head={self.head!r} for a run whose "
+                f"classes are always {', '.join(classes)}. Leave it out."
+            )
+        seen, own = (np.arange(len(classes)), labels) if of_run else np.unique(labels, return_inverse=True)
         start = self._start(len(seen))
         if self.run is None:
             self.scale_ = _features_scale(X)
-        self.head_: HeadPolicy = head_policy(start, len(seen), self.head)
+        self.head_: HeadPolicy = "trained" if of_run else head_policy(start, len(seen), self.head)
         support = Batch(self._inputs(X), torch.tensor(own))
-        self._keep(fit_classifier(start, support, len(seen), self.steps_, self.head_, device=self.device))
+        if of_run:
+            adapted = fit_same_outputs(start, support, self.steps_, functional.cross_entropy, device=self.device)
+        else:
+            adapted = fit_classifier(start, support, len(seen), self.steps_, self.head_, device=self.device)
+        self._keep(adapted)
         self._support, self._seen, self.classes_ = (X, labels), seen, classes
         return self
+
+    def _classes_of_run(self) -> np.ndarray | None:
+        """Those of a table, if they mean the same in all of the run's tasks."""
+        classes = None if self.run is None else classes_of(recipe_of(open_run(self.run)))
+        return None if classes is None else np.array(classes)
 
 
 @final
@@ -388,7 +411,8 @@ class FewShotRegressor(RegressorMixin, _FewShot):
             scale, given = self.scale_, torch.from_numpy(X)
             tell_of_scaled("Inputs", given, scale.input_mean, scale.input_std)
             tell_of_scaled("Targets", targets, scale.target_mean, scale.target_std)
-        self._keep(fit_regressor(start, Batch(self._inputs(X), scaled), self.steps_, device=self.device))
+        support = Batch(self._inputs(X), scaled)
+        self._keep(fit_same_outputs(start, support, self.steps_, mean_squared_error, device=self.device))
         self._support = X, y
         return self
 
@@ -404,11 +428,13 @@ def _features_scale(X: np.ndarray) -> Standardization:  # noqa: N803
 
 
 def _labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The place of each label among the classes, which are sorted."""
+    y = y.astype(str) if classes.dtype.kind == "U" else y  # as text, as a table has them
     strangers = np.setdiff1d(y, classes)
     if len(strangers):
         raise ValueError(
-            f"Labels must be among the classes of the first call, {classes.tolist()}: got {strangers.tolist()}. Name "
-            "all classes at the first call, or fit anew."
+            f"Labels must be among the classes of the first call, or of the run, {classes.tolist()}: got "
+            f"{strangers.tolist()}. Name all classes at the first call, or fit anew."
         )
     return np.searchsorted(classes, y)
 

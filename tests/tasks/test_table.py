@@ -269,6 +269,62 @@ def test_each_column_has_one_role(tmp_path, task, inputs, targets, message):
         read_table(write(tmp_path, SMALL), task, inputs, targets)
 
 
+LABELLED = "site,x,state\nb,1,good\na,2, bad\nb,3,bad\nb,4,good\n"
+
+
+def read_classes(path: Path, classes: tuple[str, ...] = ("bad", "good"), **how):
+    return read_table(path, "site", ["x"], ["state"], classes=classes, **how)
+
+
+def test_a_target_may_be_one_of_classes(tmp_path):
+    table = read_classes(write(tmp_path, LABELLED))
+    assert table.groups["b"].targets.tolist() == [1, 0, 1]
+    assert table.groups["a"].targets.dtype == torch.int64
+    assert table.groups["b"].inputs.tolist() == [[1], [3], [4]]
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_classes_of_a_parquet_file_are_read_as_its_csv_file_would_be(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"site": ["a", "a"], "x": [1.0, 2.0], "state": [kind(1), kind(0)]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "table.parquet")
+    assert read_classes(tmp_path / "table.parquet", ("0", "1")).groups["a"].targets.tolist() == [1, 0]
+
+
+def test_a_cell_of_another_class_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"cells of 'state' in .* one of the classes 'bad', 'fine': got 'good'"):
+        read_classes(write(tmp_path, LABELLED), ("bad", "fine"))
+
+
+def test_a_row_without_its_class_is_told_or_left_out(tmp_path):
+    path = write(tmp_path, LABELLED + "a,5,\n")
+    with pytest.raises(DataError, match=r"name its task and its class .* line 6, 'state': empty"):
+        read_classes(path)
+    assert read_classes(path, drop=["state"]).groups["a"].targets.tolist() == [0]
+
+
+def test_words_where_numbers_are_expected_are_told_of_classes(tmp_path):
+    with pytest.raises(DataError, match=r"If it is what to predict, name these in tasks.classes"):
+        read(write(tmp_path, LABELLED), targets=("state",))
+
+
+def test_tasks_of_classes_are_drawn_as_others_and_their_classes_have_no_scale(tmp_path):
+    groups = read_classes(write(tmp_path, LABELLED)).groups
+    scale = Standardization.fit(groups.values())
+    assert scale.columns == (1, 0)
+    assert Standardization.from_dict(scale.to_dict()).columns == (1, 0)
+    standardised = {name: scale.standardize(batch) for name, batch in groups.items()}
+    assert standardised["b"].targets.equal(groups["b"].targets)
+    task = GroupedRows({"b": standardised["b"]}, shots=2).sample(3, generator(0))
+    assert isinstance(task, Task)
+    assert task.support.targets.shape == (3, 2)
+    assert task.query.targets.shape == (3, 1)
+    drawn = torch.cat([task.support.inputs, task.query.inputs], 1).squeeze(2).flatten().tolist()
+    state = dict(zip(standardised["b"].inputs.flatten().tolist(), [1, 0, 1], strict=True))
+    assert torch.cat([task.support.targets, task.query.targets], 1).flatten().tolist() == [state[x] for x in drawn]
+
+
 # --- splitting
 
 

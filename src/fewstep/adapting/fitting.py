@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import build_algorithm, mean_squared_error
+from fewstep.experiments.build import build_algorithm
 from fewstep.experiments.execution import checked_device
 from fewstep.experiments.sections import MetaAlgorithm
 from fewstep.learners.heads import HeadPolicy, balanced_cross_entropy, head_name, with_head, with_ways
@@ -84,17 +84,16 @@ def fit_classifier(
         raise RecipeError(f"{start.recipe.name} cannot be adapted to these examples: {error}") from None
 
 
-def fit_regressor(
-    start: Initialisation, support: Batch, steps: int, *, device: str = "cpu", loss: Loss = mean_squared_error
-) -> Adapted:
-    """Adapt to one support set.
+def fit_same_outputs(start: Initialisation, support: Batch, steps: int, loss: Loss, *, device: str = "cpu") -> Adapted:
+    """Adapt to one support set, whose targets mean what they did in training: numbers, or the same classes.
 
     Args:
         start: From where.
-        support: Inputs as the module takes them `[examples, ...]` and targets `[examples, targets]`, on the CPU.
+        support: Inputs as the module takes them `[examples, ...]` and targets `[examples, targets]`, or classes
+            `[examples]`; on the CPU.
         steps: Gradient steps.
-        device: Where to compute.
         loss: To descend.
+        device: Where to compute.
 
     Raises:
         FewstepError: As for `fit_classifier`.

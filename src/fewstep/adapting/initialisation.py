@@ -9,7 +9,7 @@ from fewstep.errors import RecipeError
 from fewstep.experiments.build import FromPython, build_model
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import learner_from, meta_file, open_run, recipe_of, stored_data, tell_of_unfinished
-from fewstep.experiments.sections import ImageTasks, MetaAlgorithm
+from fewstep.experiments.sections import ImageTasks, MetaAlgorithm, TableTasks
 from fewstep.learners.heads import head_name, ways_of
 from fewstep.tasks.images import Preparation
 from fewstep.training.checkpoint import sha256
@@ -71,7 +71,8 @@ def initialisation(
         run: A run folder or the name of a ready initialisation.
         model: The module that the run was trained with, if it was passed from Python.
         checkpoint: "best" by validation, or "final".
-        loss: What it must have learned to lower: "cross_entropy" for a classifier, which then has a head.
+        loss: What it must have learned to lower: "cross_entropy" for a classifier, which then has a head, if its
+            classes may be others than in training.
         custom_loss: The loss that the run was trained with, if that was passed from Python.
 
     Raises:
@@ -92,12 +93,18 @@ def initialisation(
     file = meta_file(folder, checkpoint)
     tell_of_unfinished(folder, checkpoint)
     found = read_initialisation(file, recipe, model, {"run": name, "fingerprint": sha256(file)}, custom_loss)
-    if loss == "cross_entropy":
+    if loss == "cross_entropy" and classes_of(recipe) is None:
         try:
             head_name(found.module)
         except ValueError as error:
             raise RecipeError(f"{name} cannot be adapted to other classes: {error}") from None
     return found
+
+
+def classes_of(recipe: Recipe) -> tuple[str, ...] | None:
+    """The classes that a table's tasks have in common, in the order of the outputs."""
+    classes = recipe.tasks.classes if isinstance(recipe.tasks, TableTasks) else None
+    return None if classes is None else tuple(classes)
 
 
 def read_initialisation(

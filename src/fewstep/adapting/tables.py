@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from fewstep.adapting.fitting import fit_regressor
-from fewstep.adapting.initialisation import initialisation
+from fewstep.adapting.fitting import fit_same_outputs
+from fewstep.adapting.initialisation import classes_of, initialisation
 from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError, quoted
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
@@ -50,9 +51,11 @@ class TablePredictions(NamedTuple):
         columns: The columns that name the task, its inputs and its targets.
         tasks: The task of each row.
         inputs: In the user's units, float64 `[rows, input columns]`.
-        targets: Predicted, in the user's units, float64 `[rows, target columns]`.
-        errors: Root mean squared error of each target that the file has in some rows, in the user's units; of none
-            where it is the file of the support rows.
+        targets: Predicted, in the user's units, float64 `[rows, target columns]`; of a target that is a class the
+            probability of each, `[rows, classes]`.
+        classes: Their names; of numbers none.
+        errors: Root mean squared error of each target that the file has in some rows, in the user's units; of a class
+            the share of wrong ones; of none where it is the file of the support rows.
         known: In how many rows.
         support: The number of support rows of each task.
         steps: Gradient steps.
@@ -63,6 +66,7 @@ class TablePredictions(NamedTuple):
     tasks: list[str]
     inputs: Tensor
     targets: Tensor
+    classes: tuple[str, ...]
     errors: dict[str, float]
     known: dict[str, int]
     support: dict[str, int]
@@ -74,13 +78,18 @@ class TablePredictions(NamedTuple):
         counts = ", ".join(f"{name!r} ({rows})" for name, rows in self.support.items())
         return f"TablePredictions of {len(self.tasks)} rows, adapted to {counts}; steps {self.steps}"
 
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each row; of numbers none."""
+        return [self.classes[place] for place in self.targets.argmax(1).tolist()] if self.classes else []
+
     def header(self) -> list[str]:
-        """Task, inputs and predicted targets: these are called `predicted_` and their target."""
+        """Task, inputs and predicted targets: `predicted_` and their names; and `probability_` and each class."""
         task, inputs, _ = self.columns
         return [task, *inputs, *self._predicted()]
 
     def rows(self) -> list[list[str]]:
-        """The cells of each row below `header`, predictions with up to six digits."""
+        """The cells of each row below `header`, predictions with up to six digits, probabilities with four."""
         cells = zip(self.tasks, self.inputs.tolist(), self._cells(), strict=True)
         return [[task, *(f"{x:.12g}" for x in given), *found] for task, given, found in cells]
 
@@ -92,10 +101,9 @@ class TablePredictions(NamedTuple):
         kept = [place for place, name in enumerate(self.file.header) if name not in self._predicted()]
         writer = csv.writer(text, lineterminator=form.newline, delimiter=form.delimiter)
         writer.writerow([*(self.file.header[place] for place in kept), *self._predicted()])
-        commas = self.file.numerals.decimal == {","}
-        for given, cells in zip(self.file.cells, self._cells(), strict=True):
-            found = [cell.replace(".", ",") for cell in cells] if commas else cells
-            writer.writerow([*(given[place] for place in kept), *found])
+        decimal = "," if self.file.numerals.decimal == {","} else "."
+        for given, cells in zip(self.file.cells, self._cells(decimal), strict=True):
+            writer.writerow([*(given[place] for place in kept), *cells])
         return text.getvalue()
 
     def encoded(self) -> bytes:
@@ -113,10 +121,13 @@ class TablePredictions(NamedTuple):
             temporary.write_bytes(self.encoded())
 
     def _predicted(self) -> list[str]:
-        return [f"predicted_{name}" for name in self.columns[2]]
+        predicted = [f"predicted_{name}" for name in self.columns[2]]
+        return [*predicted, *(f"probability_{name}" for name in self.classes)]
 
-    def _cells(self) -> list[list[str]]:
-        return [[f"{value:.6g}" for value in row] for row in self.targets.tolist()]
+    def _cells(self, decimal: str = ".") -> list[list[str]]:
+        form = ".4f" if self.classes else ".6g"
+        numbers = [[f"{value:{form}}".replace(".", decimal) for value in row] for row in self.targets.tolist()]
+        return [[label, *row] for label, row in zip(self.labels, numbers, strict=True)] if self.classes else numbers
 
 
 def check_place(file: Path) -> None:
@@ -188,33 +199,49 @@ def predict_table(
     scale = standardization(folder)
     # Rows that are still to be measured may stand beside those that are.
     drop = [tasks.task, *tasks.inputs, *tasks.targets] if tasks.incomplete == "drop" else tasks.targets
-    measured = read_table(support, tasks.task, tasks.inputs, tasks.targets, drop=drop).groups
-    asked = read_rows(queries, tasks.task, tasks.inputs, further=tasks.targets, whole=True)
+    classes = classes_of(recipe)
+    measured = read_table(support, tasks.task, tasks.inputs, tasks.targets, classes=classes, drop=drop).groups
+    asked = read_rows(queries, tasks.task, tasks.inputs, further=() if classes else tasks.targets, whole=True)
     names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
     _require_support(measured, names, support, queries)
     adapted_to = [measured[name] for name in dict.fromkeys(names)]
     tell_of_far(
         "Inputs", tasks.inputs, scale.inputs(torch.cat([inputs, *(examples.inputs for examples in adapted_to)]))
     )
-    tell_of_far("Targets", tasks.targets, torch.cat([scale.standardize(examples).targets for examples in adapted_to]))
-    start = initialisation(folder, model, checkpoint, "mse" if loss is None else "custom", loss)
+    if not classes:
+        scaled = torch.cat([scale.standardize(examples).targets for examples in adapted_to])
+        tell_of_far("Targets", tasks.targets, scaled)
+    natural, descended = ("cross_entropy", functional.cross_entropy) if classes else ("mse", mean_squared_error)
+    start = initialisation(folder, model, checkpoint, natural if loss is None else "custom", loss)
     steps = recipe.evaluate.steps if steps is None else steps
-    targets = torch.empty(len(names), len(tasks.targets), dtype=torch.float64)
+    targets = torch.empty(len(names), len(classes or tasks.targets), dtype=torch.float64)
     rows_of: dict[str, list[int]] = {}
     for row, task in enumerate(names):
         rows_of.setdefault(task, []).append(row)
     for task, here in rows_of.items():
         examples = scale.standardize(measured[task])
         try:
-            adapted = fit_regressor(start, examples, steps, device=device, loss=loss or mean_squared_error)
+            adapted = fit_same_outputs(start, examples, steps, loss or descended, device=device)
         except NonFiniteError as error:
             raise NonFiniteError(f"Task {task!r} of `{support}`: {error}") from None
-        targets[here] = scale.restore(adapted(scale.inputs(inputs[here])).cpu())
+        outputs = adapted(scale.inputs(inputs[here])).cpu()
+        targets[here] = outputs.double().softmax(1) if classes else scale.restore(outputs)
     counts = {name: len(measured[name].targets) for name in rows_of}
     columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
     same = Path(support).resolve() == Path(queries).resolve()  # whose measured rows were adapted to
-    errors, known = ({}, {}) if same else _errors(asked, tasks.targets, targets)
-    return TablePredictions(columns, names, inputs, targets, errors, known, counts, steps, asked)
+    found = TablePredictions(columns, names, inputs, targets, classes or (), {}, {}, counts, steps, asked)
+    if same:
+        return found
+    errors, known = _mistakes(found) if classes else _errors(asked, tasks.targets, targets)
+    return found._replace(errors=errors, known=known)
+
+
+def _mistakes(found: TablePredictions) -> tuple[dict[str, float], dict[str, int]]:
+    """The share of rows whose class is told and is another than the predicted one, and how many tell it."""
+    (target,) = found.columns[2]
+    told = [(label, truth) for label, truth in zip(found.labels, found.file.text_of(target), strict=False) if truth]
+    wrong = sum(label != truth for label, truth in told)
+    return ({target: wrong / len(told)}, {target: len(told)}) if told else ({}, {})
 
 
 def _errors(asked: Rows, columns: Sequence[str], predicted: Tensor) -> tuple[dict[str, float], dict[str, int]]:

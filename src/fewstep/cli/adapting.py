@@ -108,8 +108,11 @@ def _adapt_to_table(
     counts = ", ".join(f"{name} ({rows})" for name, rows in found.support.items())
     note = f"Adapted to {counts}; steps {found.steps}."
     say(note)
-    if found.errors:
-        rows = len(found.tasks)
+    rows = len(found.tasks)
+    if found.classes:
+        for name, error in found.errors.items():
+            say(f"{name}: {round((1 - error) * found.known[name])} of {found.known[name]} are right.")
+    elif found.errors:
         errors = ", ".join(
             f"{name} {error:.4g}" + (f" (of {found.known[name]} of {rows} rows)" if found.known[name] < rows else "")
             for name, error in found.errors.items()

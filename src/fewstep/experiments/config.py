@@ -75,21 +75,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        classifies = isinstance(self.tasks, ImageTasks)
-        if self.tasks.kind != "custom" and self.loss.kind == ("mse" if classifies else "cross_entropy"):
-            raise ValueError(
-                f"loss.kind = {self.loss.kind!r} does not fit tasks.kind = {self.tasks.kind!r}"
-                + (
-                    ""
-                    if classifies
-                    else ", whose targets are numbers: classes come as pictures, or as tasks from Python"
-                )
-            )
+        of_images = isinstance(self.tasks, ImageTasks)
+        of_classes = isinstance(self.tasks, TableTasks) and self.tasks.classes is not None
+        if self.tasks.kind != "custom" and self.loss.kind == ("mse" if of_images or of_classes else "cross_entropy"):
+            where = {"table": "tasks.classes"}.get(self.tasks.kind, "tasks of pictures, tables or your own")
+            why = "with classes" if of_images or of_classes else f"whose targets are numbers: classes come with {where}"
+            raise ValueError(f"loss.kind = {self.loss.kind!r} does not fit tasks.kind = {self.tasks.kind!r}, {why}")
         if self.evaluate.repeats > 1 and self.tasks.kind != "table":
             raise ValueError(
                 "evaluate.repeats divides the rows of tables anew: other tasks are drawn, raise evaluate.tasks"
             )
-        if self.loss.scale == "ways" and not classifies:
+        if self.loss.scale == "ways" and not of_images:
             raise ValueError("loss.scale = 'ways' needs tasks with ways")
         if self.model.kind == "convnet":
             if not isinstance(self.tasks, ImageTasks):
@@ -116,7 +112,7 @@ class Recipe(Section):
                 raise ValueError("tasks.pool goes with algorithm.kind = 'averaging': remove it")
         elif isinstance(self.algorithm, Averaging):
             self._check_averaging()
-        elif not classifies:
+        elif not of_images:
             raise ValueError("algorithm.kind = 'pretrained' needs tasks of images, whose classes it can tell apart")
         self._check_methods()
         return self

@@ -282,6 +282,7 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
         tasks.task,
         tasks.inputs,
         tasks.targets,
+        classes=tasks.classes,
         drop=columns if tasks.incomplete == "drop" else (),
         remedy='Correct or remove these rows, or let training leave them out with tasks.incomplete = "drop".',
     )

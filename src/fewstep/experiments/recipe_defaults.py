@@ -17,7 +17,8 @@ def fill_in(values: dict[str, Any]) -> None:
     tasks, loss = values.get("tasks"), values.setdefault("loss", {})
     if isinstance(tasks, dict) and isinstance(loss, dict) and "kind" not in loss:
         images = ("omniglot", "glyphs", "miniimagenet", "folder")
-        natural: dict[str, str] = {"sinusoid": "mse", "table": "mse"} | dict.fromkeys(images, "cross_entropy")
+        natural: dict[str, str] = {"sinusoid": "mse"} | dict.fromkeys(images, "cross_entropy")
+        natural["table"] = "cross_entropy" if tasks.get("classes") else "mse"
         natural |= dict.fromkeys(ENVIRONMENTS, "reinforce")
         if str(tasks.get("kind")) in natural:
             loss["kind"] = natural[str(tasks.get("kind"))]

@@ -131,6 +131,8 @@ class TableTasks(Section):
     """Columns that the model sees."""
     targets: Annotated[list[str], Field(min_length=1)]
     """Columns that it predicts."""
+    classes: Annotated[list[str], Field(min_length=2), AfterValidator(sorted)] | None = None
+    """Where the one target is a class, which means the same in all tasks: the names of all, as its column has them."""
     shots: PositiveInt = 5
     """Support rows of a task, K."""
     queries: PositiveInt | None = None
@@ -139,6 +141,14 @@ class TableTasks(Section):
     """What is done with rows that lack a number, and with tasks of too few rows: dropped ones are counted and told."""
     fractions: Fractions = [0.7, 0.15, 0.15]
     """Of the tasks."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.classes and len(self.targets) > 1:
+            raise ValueError(f"tasks.classes are those of one target column: tasks.targets has {len(self.targets)}")
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"tasks.classes must differ: got {self.classes}")
+        return self
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -59,7 +59,8 @@ def task_shape(recipe: Recipe) -> dict[str, Any]:
     if tasks.kind == "sinusoid":
         return {"inputs": 3 if tasks.reveal else 1, "targets": 1}
     if isinstance(tasks, TableTasks):
-        return {"inputs": len(tasks.inputs), "targets": len(tasks.targets)}
+        classes = {"classes": tasks.classes} if tasks.classes else {}
+        return {"inputs": len(tasks.inputs), "targets": len(tasks.targets)} | classes
     physics = {"physics": tasks.physics} if isinstance(tasks, LocomotionTasks) else {}
     return {"environment": tasks.kind, "reveal": tasks.reveal} | physics
 

@@ -45,6 +45,7 @@ class Rows(NamedTuple):
         cells: Of each row, as they stand in the file.
         tasks: The task of each row.
         numbers: Of each row, in the order that was asked for.
+        labels: Of each row, the text of the column that was asked for as such; else none.
         further: Of each further column that was asked for and is there, its numbers, None where there is none.
         numerals: How its numbers are read.
         form: How it is written; of Parquet, how CSV would be.
@@ -54,9 +55,15 @@ class Rows(NamedTuple):
     cells: list[Sequence[Any]]
     tasks: list[str]
     numbers: list[list[float]]
+    labels: list[str]
     further: dict[str, list[float | None]]
     numerals: Numerals
     form: Form
+
+    def text_of(self, column: str) -> list[str]:
+        """What the cells of a column say, if `cells` were read whole and have it; "" where one is empty."""
+        place = _place(self.header, column)
+        return [] if place is None else [_label(row[place]) for row in self.cells]
 
 
 def read_rows(
@@ -64,6 +71,7 @@ def read_rows(
     task: str,
     columns: Sequence[str],
     *,
+    label: str | None = None,
     further: Sequence[str] = (),
     drop: Collection[str] = (),
     whole: bool = False,
@@ -80,6 +88,7 @@ def read_rows(
         path: The file.
         task: The column that names the task; its values are taken as text.
         columns: Numeric columns.
+        label: A column of text.
         further: Numeric columns that may be missing, or lack numbers; with `whole` only.
         drop: Columns without whose content a row is left out, and told of, rather than refused.
         whole: Whether to read all columns of a Parquet file, for `cells`.
@@ -95,8 +104,10 @@ def read_rows(
         )
     path = expanded(path, "A table")
     is_parquet = path.suffix.lower() == ".parquet"
-    raw = _read_parquet(path, [task, *columns], whole=whole) if is_parquet else _read_csv(path, [task, *columns])
-    return _numeric_rows(path, raw, [task, *columns], further, drop, remedy)
+    texts = [task] if label is None else [task, label]
+    wanted = [*texts, *columns]
+    raw = _read_parquet(path, wanted, whole=whole) if is_parquet else _read_csv(path, wanted)
+    return _numeric_rows(path, raw, texts, columns, further, drop, remedy)
 
 
 class _Raw(NamedTuple):
@@ -207,6 +218,18 @@ def _read_parquet(path: Path, columns: list[str], *, whole: bool) -> _Raw:
     return _Raw(content.column_names, list(enumerate(zip(*cells, strict=True), start=1)), "row")
 
 
+def _places(header: Sequence[str], names: Iterable[str]) -> list[int]:
+    """Those of columns that are there."""
+    return [place for name in names if (place := _place(header, name)) is not None]
+
+
+def _label(cell: Any) -> str:
+    """The text of a cell; of a whole number that Parquet has as 1.0, that of 1."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return "" if cell is None else str(cell).strip()
+
+
 def _place(header: Sequence[str], name: str) -> int | None:
     """Where a column stands: the one of this very name, or else the only one whose name looks the same."""
     stripped = [each.strip() for each in header]
@@ -247,12 +270,19 @@ def _check_header(path: Path, header: list[str], columns: list[str], later: int 
 
 
 def _numeric_rows(
-    path: Path, raw: _Raw, columns: list[str], further: Sequence[str], drop: Collection[str], remedy: str
+    path: Path,
+    raw: _Raw,
+    texts: Sequence[str],
+    columns: Sequence[str],
+    further: Sequence[str],
+    drop: Collection[str],
+    remedy: str,
 ) -> Rows:
-    """Rows with their task, named by the first of `columns`, and their numbers in the order of the others."""
+    """Rows with their task, named by the first of `texts`, their label, if it is the second, and their numbers."""
     if not raw.rows:
         raise _empty(path, "column names only")
-    task, *places = [place for place in (_place(raw.header, name) for name in columns) if place is not None]
+    task, *others = _places(raw.header, texts)
+    places = _places(raw.header, columns)
     perhaps = {name: place for name in further if (place := _place(raw.header, name)) is not None}
     by_column = {place: [cells[place] for _, cells in raw.rows] for place in (*places, *perhaps.values())}
     numerals = Numerals.of(
@@ -262,17 +292,18 @@ def _numeric_rows(
         if place in places:
             _require_numbers(path, raw.header[place], cells, numerals)
         _check_numerals(path, raw.header[place], cells, numerals)
-    rows = Rows(raw.header, [], [], [], {name: [] for name in perhaps}, numerals, raw.form)
+    rows = Rows(raw.header, [], [], [], [], {name: [] for name in perhaps}, numerals, raw.form)
     left_out, faults, fewer = list[str](), list[str](), 0
-    droppable = {place for name in drop if (place := _place(raw.header, name)) is not None}
+    droppable = {*_places(raw.header, drop)}
     for number, cells in raw.rows:
-        name = "" if cells[task] is None else str(cells[task]).strip()
+        name, *labels = (_label(cells[place]) for place in (task, *others))
         values = [numerals.number(cells[place]) for place in places]
         wrong = [place for place, value in zip(places, values, strict=True) if value is None]
-        wrong = wrong if name else [task, *wrong]
+        wrong = [place for place, text in zip((task, *others), (name, *labels), strict=True) if not text] + wrong
         if not wrong:
             rows.cells.append(cells)
             rows.tasks.append(name)
+            rows.labels.extend(labels)
             rows.numbers.append([value for value in values if value is not None])
             for column, place in perhaps.items():
                 rows.further[column].append(numerals.number(cells[place]))
@@ -286,7 +317,8 @@ def _numeric_rows(
     if faults or not rows.tasks:
         faults = faults or left_out
         raise DataError(
-            f"Every row of `{path}` must name its task and have finite numbers where numbers are read: got "
+            f"Every row of `{path}` must name its task{' and its class' if others else ''} and have finite numbers "
+            "where numbers are read: got "
             f"{len(faults)} other cells, {listed(faults, '; ')}. {remedy}"
         )
     if left_out:
@@ -301,7 +333,8 @@ def _require_numbers(path: Path, name: str, cells: Sequence[Any], numerals: Nume
     if len(words) > 1:
         raise DataError(
             f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted([*words])}. Leave it out of "
-            "tasks.inputs and tasks.targets, or give it as numbers: categories as a column of 0 and 1 for each."
+            "tasks.inputs and tasks.targets, or give it as numbers: categories as a column of 0 and 1 for each. If it "
+            "is what to predict, name these in tasks.classes."
         )
 
 

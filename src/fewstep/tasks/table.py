@@ -1,4 +1,4 @@
-"""The user's own tables as few-shot regression: a task column says which task each row is an example of.
+"""The user's own tables as few-shot tasks: a task column says which task each row is an example of.
 
 A table of rows that belong to a compound, patient, machine or site, with numeric input and target columns,
 becomes a distribution of tasks in four calls:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Generator
 
     from fewstep.names import Split
+    from fewstep.tasks.rows import Rows
 
 DOSE_RESPONSE = Path(__file__).parent / "data" / "dose_response.csv"
 """The bundled example, `compound,log_dose,response`; `benchmarks/make_dose_response.py` describes it."""
@@ -41,7 +42,7 @@ class Table(NamedTuple):
 
     Attributes:
         groups: For each task, in order of first appearance, its rows as float64 inputs
-            `[rows, input columns]` and targets `[rows, target columns]`.
+            `[rows, input columns]` and targets `[rows, target columns]`; classes as their numbers, int64 `[rows]`.
         task: The column that names the task.
         inputs: The input columns.
         targets: The target columns.
@@ -62,6 +63,7 @@ def read_table(
     inputs: Sequence[str],
     targets: Sequence[str],
     *,
+    classes: Sequence[str] | None = None,
     drop: Collection[str] = (),
     remedy: str = "Correct or remove these rows.",
 ) -> Table:
@@ -71,7 +73,8 @@ def read_table(
         path: The file.
         task: The column that names the task; its values are taken as text.
         inputs: The input columns, numeric.
-        targets: The target columns, numeric.
+        targets: The target columns, numeric; or one of classes.
+        classes: All that its cells may hold: a class is told by its place here.
         drop: As for `read_rows`.
         remedy: As for `read_rows`.
 
@@ -79,21 +82,38 @@ def read_table(
         The rows of each task, in the file's order.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, or has a cell that is no finite number.
+        DataError: The file cannot be read, lacks a column, or has a cell that is no finite number or none of the
+            classes.
     """
     _check_roles([task, *inputs, *targets], inputs, targets)
     rows: dict[str, list[list[float]]] = {}
-    read = read_rows(path, task, [*inputs, *targets], drop=drop, remedy=remedy)
-    for name, numbers in zip(read.tasks, read.numbers, strict=True):
-        rows.setdefault(name, []).append(numbers)
+    numeric = [*inputs, *([] if classes else targets)]
+    read = read_rows(path, task, numeric, label=targets[0] if classes else None, drop=drop, remedy=remedy)
+    numbers = _with_classes(read, classes, path, targets[0]) if classes else read.numbers
+    for name, row in zip(read.tasks, numbers, strict=True):
+        rows.setdefault(name, []).append(row)
     values = {name: torch.tensor(group, dtype=torch.float64) for name, group in rows.items()}
-    digest = hashlib.sha256(repr((task, tuple(inputs), tuple(targets))).encode())
+    about = (task, tuple(inputs), tuple(targets), *([tuple(classes)] if classes else []))
+    digest = hashlib.sha256(repr(about).encode())
     for name, group in values.items():
         digest.update(repr((name, len(group))).encode())
         digest.update(group.numpy().astype("<f8").tobytes())
     k = len(inputs)
-    groups = {name: Batch(group[:, :k], group[:, k:]) for name, group in values.items()}
+    groups = {
+        name: Batch(group[:, :k], group[:, k].long() if classes else group[:, k:]) for name, group in values.items()
+    }
     return Table(groups, task, tuple(inputs), tuple(targets), digest.hexdigest())
+
+
+def _with_classes(read: Rows, classes: Sequence[str], path: str | Path, column: str) -> list[list[float]]:
+    """The numbers of each row, and after them that of its class."""
+    places = {name: place for place, name in enumerate(classes)}
+    if strangers := sorted(set(read.labels) - places.keys()):
+        raise DataError(
+            f"The cells of {column!r} in `{path}` must be one of the classes {quoted(classes)}: got "
+            f"{quoted(strangers)}. Correct these cells, or name all classes in tasks.classes."
+        )
+    return [[*numbers, places[label]] for numbers, label in zip(read.numbers, read.labels, strict=True)]
 
 
 def split_tasks(
@@ -134,7 +154,7 @@ def split_tasks(
 
 
 class Standardization(NamedTuple):
-    """Zero mean and unit variance for every column, by the rows of the meta-train tasks.
+    """Zero mean and unit variance for every column of numbers, by the rows of the meta-train tasks.
 
     Fitted on meta-train alone, so nothing of the validation and test tasks leaks into what the learner sees.
     A column that is constant there keeps its unit: its deviation counts as 1.
@@ -161,8 +181,9 @@ class Standardization(NamedTuple):
         Raises:
             DataError: A column's values are too large for its deviation to be a finite number.
         """
-        inputs, targets = zip(*groups, strict=True)
-        return cls(*_mean_and_std(torch.cat(inputs)), *_mean_and_std(torch.cat(targets)))
+        inputs, targets = (torch.cat(parts) for parts in zip(*groups, strict=True))
+        none = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)  # of classes
+        return cls(*_mean_and_std(inputs), *(_mean_and_std(targets) if targets.is_floating_point() else none))
 
     @property
     def columns(self) -> tuple[int, int]:
@@ -170,8 +191,9 @@ class Standardization(NamedTuple):
         return len(self.input_mean), len(self.target_mean)
 
     def standardize(self, batch: Batch) -> Batch:
-        """Rows in the user's units -> the float32 examples that a learner sees."""
-        return Batch(self.inputs(batch.inputs), self.targets(batch.targets))
+        """Rows in the user's units -> the float32 examples that a learner sees; classes stay as they are."""
+        targets = self.targets(batch.targets) if batch.targets.is_floating_point() else batch.targets
+        return Batch(self.inputs(batch.inputs), targets)
 
     def inputs(self, inputs: Tensor) -> Tensor:
         """Inputs `[..., input columns]` in the user's units -> float32, standardised."""
@@ -185,6 +207,7 @@ class Standardization(NamedTuple):
 
     def restore(self, outputs: Tensor) -> Tensor:
         """Outputs `[..., target columns]` of a model -> float64 in the user's units: `targets` undone."""
+        _require_columns("outputs", outputs, self.target_mean)
         return outputs.to(self.target_mean) * self.target_std + self.target_mean
 
     def to_dict(self) -> dict[str, list[float]]:
@@ -212,7 +235,7 @@ class GroupedRows:
 
     Attributes:
         groups: For each task, its standardised inputs `[rows, input columns]` and targets
-            `[rows, target columns]`.
+            `[rows, target columns]`, or classes `[rows]`.
         shots: Support rows of each task.
         queries: Query rows of each task, or as many as are left, at least one; None takes all that are left.
 
@@ -257,8 +280,9 @@ class GroupedRows:
             generator: A CPU stream; the same stream gives the same tasks.
 
         Returns:
-            Inputs `[tasks, rows, input columns]` and targets `[tasks, rows, target columns]`; where the drawn
-            query sets differ in size, a list of such `Task`s, one for each size, smallest first.
+            Inputs `[tasks, rows, input columns]` and targets `[tasks, rows, target columns]`, or classes
+            `[tasks, rows]`; where the drawn query sets differ in size, a list of such `Task`s, one for each size,
+            smallest first.
         """
         by_size = self._by_size(num_tasks, generator)
         tasks = [self._divided(_stacked([rows for _, rows in drawn])) for drawn in by_size]
@@ -303,11 +327,9 @@ class GroupedRows:
 
     def _divided(self, rows: Batch) -> Task:
         """The first `shots` rows for support and the others for query, with or without a `tasks` axis."""
-        k = self.shots
-        return Task(
-            Batch(rows.inputs[..., :k, :], rows.targets[..., :k, :]),
-            Batch(rows.inputs[..., k:, :], rows.targets[..., k:, :]),
-        )
+        axis = rows.inputs.dim() - 2
+        sizes = [self.shots, rows.inputs.shape[axis] - self.shots]
+        return Task(*map(Batch, rows.inputs.split(sizes, axis), rows.targets.split(sizes, axis)))
 
 
 def _indices(count: int, draws: int, generator: Generator) -> list[int]:

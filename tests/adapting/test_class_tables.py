@@ -1,0 +1,163 @@
+"""Tables whose target is a class: from the recipe to predictions of new tasks."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+import fewstep
+from fewstep import FewShotClassifier, FewShotRegressor, predict_table
+from fewstep.core.rng import generator
+from fewstep.errors import RecipeError
+from fewstep.experiments.recipe_files import load_recipe
+
+RECIPE = {
+    "name": "machines",
+    "tasks": {
+        "kind": "table",
+        "task": "machine",
+        "inputs": ["load", "heat"],
+        "targets": ["fault"],
+        "classes": ["yes", "no"],
+        "shots": 6,
+        "queries": 6,
+    },
+    "model": {"kind": "mlp", "hidden": [16]},
+    "algorithm": {"kind": "maml", "inner_lr": 0.3, "steps": 2},
+    "meta": {"iterations": 100, "batch_size": 10, "lr": 0.01},
+}
+
+
+def rows_of(machine: int) -> list[list[str]]:
+    """A machine fails under more load than is usual for it, the less the warmer it is."""
+    stream = generator(0, "machine", machine)
+    usual, noise = 3 * torch.randn(1, generator=stream).item(), torch.randn(16, 2, generator=stream)
+    return [
+        [f"m{machine}", f"{usual + load:.3f}", f"{heat:.3f}", "yes" if 2 * load > heat else "no"]
+        for load, heat in noise.tolist()
+    ]
+
+
+def write(path, machines, drop=()):
+    lines = [row for machine in machines for row in rows_of(machine)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["machine", "load", "heat", "fault"])
+        writer.writerows([*row[:3], "" if place in drop else row[3]] for place, row in enumerate(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classes")
+    tasks = RECIPE["tasks"] | {"path": str(write(folder / "machines.csv", range(40)))}
+    return fewstep.train(RECIPE | {"tasks": tasks}, out=folder / "run").path
+
+
+def test_a_run_on_classes_is_told_in_accuracy_and_adapts(run):
+    result = fewstep.evaluate(run)
+    before, *_, after = (row["mean"] for row in result["steps"])
+    assert result["metric"] == "accuracy"
+    assert after > before + 0.05
+    assert after > 0.7
+    (table,) = (run / "evaluations").glob("*.csv")
+    assert table.read_text().splitlines()[0] == "task,step,accuracy"
+
+
+def test_each_task_is_adapted_to_and_its_rows_get_a_class_with_probabilities(run, tmp_path):
+    support, queries = write(tmp_path / "s.csv", [100, 101]), write(tmp_path / "q.csv", [101, 100], drop=[3])
+    found = predict_table(run, support, queries, steps=3)
+    assert found.classes == ("no", "yes")
+    assert found.targets.sum(1).tolist() == pytest.approx([1.0] * 32)
+    assert found.labels == [found.classes[place] for place in found.targets.argmax(1)]
+    truth = [row[3] for machine in (101, 100) for row in rows_of(machine)]
+    told = [place for place in range(32) if place != 3]
+    wrong = sum(found.labels[place] != truth[place] for place in told)
+    assert found.errors == {"fault": pytest.approx(wrong / 31)}
+    assert found.known == {"fault": 31}
+    learner, scale = fewstep.load(run), fewstep.standardization(run)
+    known = fewstep.Batch(
+        torch.tensor([[float(x) for x in row[1:3]] for row in rows_of(101)], dtype=torch.float64),
+        torch.tensor([int(row[3] == "yes") for row in rows_of(101)]),
+    )
+    adapted = learner.adapt(scale.standardize(known), 3)
+    expected = adapted(scale.inputs(known.inputs)).softmax(1).double()
+    assert torch.allclose(found.targets[:16], expected, atol=1e-5)
+
+
+def test_predictions_of_classes_are_written_beside_the_rows(fewstep, run, tmp_path):
+    support, queries = write(tmp_path / "s.csv", [100]), tmp_path / "q.csv"
+    queries.write_text("machine;load;heat;fault\nm100;1,5;0,5;\nm100;-9,5;0,5;no\n")
+    code, out, _ = fewstep("adapt", run, "--support", support, "--predict", queries, "--out", tmp_path / "p.csv")
+    assert code == 0
+    assert "fault: 1 of 1 are right." in out
+    header, first, second = (tmp_path / "p.csv").read_text().splitlines()
+    assert header == "machine;load;heat;fault;predicted_fault;probability_no;probability_yes"
+    assert first.startswith("m100;1,5;0,5;;")
+    label, *probabilities = second.split(";")[4:]
+    assert label == "no"
+    assert float(probabilities[0].replace(",", ".")) > 0.5
+    assert (
+        fewstep("adapt", run, "--support", support, "--predict", tmp_path / "p.csv", "--out", tmp_path / "p.csv")[0]
+        == 0
+    )
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == header
+
+
+def test_a_task_with_examples_of_one_class_is_adapted_to_as_well(run, tmp_path):
+    support = tmp_path / "s.csv"
+    support.write_text("machine,load,heat,fault\nm,0,0,yes\nm,0.1,0,yes\n")
+    found = predict_table(run, support, support)
+    assert found.labels == ["yes", "yes"]
+    assert found.errors == {}
+
+
+def arrays(machine):
+    rows = rows_of(machine)
+    return np.array([[float(x) for x in row[1:3]] for row in rows]), np.array([row[3] for row in rows])
+
+
+def test_the_estimator_keeps_the_classes_of_the_run(run, tmp_path):
+    X, y = arrays(100)
+    classifier = FewShotClassifier.from_run(run).fit(X, y)
+    assert classifier.classes_.tolist() == ["no", "yes"]
+    path = write(tmp_path / "s.csv", [100])
+    assert classifier.predict_proba(X) == pytest.approx(predict_table(run, path, path).targets.numpy(), abs=1e-5)
+    of_one = FewShotClassifier.from_run(run).fit(X[y == "yes"], y[y == "yes"])
+    assert of_one.predict_proba(X).shape == (16, 2)
+    in_parts = FewShotClassifier.from_run(run).partial_fit(X[:5], y[:5]).partial_fit(X[5:], y[5:])
+    assert in_parts.predict_proba(X) == pytest.approx(classifier.predict_proba(X))
+    with pytest.raises(ValueError, match=r"of the run, \['no', 'yes'\]: got \['maybe'\]"):
+        FewShotClassifier.from_run(run).fit(X[:1], ["maybe"])
+    with pytest.raises(RecipeError, match="whose classes are always no, yes"):
+        FewShotClassifier.from_run(run, head="zero").fit(X, y)
+    with pytest.raises(RecipeError, match=r"learned an initialisation by loss.kind = 'mse'"):
+        FewShotRegressor.from_run(run)
+
+
+def test_tasks_of_other_classes_are_of_another_shape(run, tmp_path):
+    tasks = RECIPE["tasks"] | {"path": str(write(tmp_path / "t.csv", range(5))), "classes": ["no", "yes", "perhaps"]}
+    with pytest.raises(RecipeError, match=r"trained with classes \['no', 'yes'\]"):
+        fewstep.evaluate(run, tasks_from=RECIPE | {"tasks": tasks})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("tasks.targets=['a','b']", "tasks.classes are those of one target column: tasks.targets has 2"),
+        ("tasks.classes=['a','a']", r"tasks.classes must differ: got \['a', 'a'\]"),
+        ("tasks.classes=['a']", "tasks.classes"),
+        ("loss.kind=mse", "loss.kind = 'mse' does not fit tasks.kind = 'table', with classes"),
+    ],
+)
+def test_recipes_of_classes_that_cannot_be_are_refused(setting, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(RECIPE | {"tasks": RECIPE["tasks"] | {"path": "t.csv"}}, [setting])
+
+
+def test_numbers_are_no_classes():
+    with pytest.raises(RecipeError, match=r"whose targets are numbers: classes come with tasks.classes"):
+        load_recipe("dose-response", ["loss.kind=cross_entropy"])
