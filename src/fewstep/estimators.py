@@ -241,7 +241,7 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         """
         X, y = self._validated(X, y, reset=True)
         check_classification_targets(y)
-        own = self._classes_of_run()
+        own = self._classes_of_run(y)
         classes = _at_least_two(np.unique(y)) if own is None else own
         return self._adapt(X, _labels(y, classes), classes)
 
@@ -251,7 +251,8 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         Args:
             X: More examples, of one class or several.
             y: Their labels.
-            classes: All classes that will come, at the first call. One that has not come yet has probability 0.
+            classes: All classes that will come, at the first call; of a run on a table of classes they are known. One
+                that has not come yet has probability 0, if it is not of the run's own.
 
         Raises:
             ValueError: As for `fit`; or a label is none of the classes.
@@ -259,7 +260,9 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         first = not hasattr(self, "_support")
         X, y = self._validated(X, y, reset=first)
         check_classification_targets(y)
-        known = self._classes_of_run() if first else self.classes_
+        known = self._classes_of_run(y) if first else self.classes_
+        if first and known is not None and classes is not None and {*classes} != {*known.tolist()}:
+            raise ValueError(f"The classes of the run are {known.tolist()}: got {[*classes]}. Leave `classes` out.")
         if known is None:
             if classes is None:
                 raise ValueError(
@@ -285,11 +288,11 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
 
     def _adapt(self, X: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> Self:  # noqa: N803
         """To the classes that have come, others have no example to tell them by; or to those that the run knows."""
-        of_run = self._classes_of_run() is not None
+        of_run = self._classes_of_run(classes) is not None
         if of_run and self.head not in (None, "trained"):
             raise RecipeError(
                 f"A head is begun anew for other classes than in training: got head={self.head!r} for a run whose "
-                f"classes are always {', '.join(classes)}. Leave it out."
+                f"classes are always {', '.join(map(str, classes))}. Leave it out."
             )
         seen, own = (np.arange(len(classes)), labels) if of_run else np.unique(labels, return_inverse=True)
         start = self._start(len(seen))
@@ -305,10 +308,13 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         self._support, self._seen, self.classes_ = (X, labels), seen, classes
         return self
 
-    def _classes_of_run(self) -> np.ndarray | None:
-        """Those of a table, if they mean the same in all of the run's tasks."""
+    def _classes_of_run(self, labels: np.ndarray) -> np.ndarray | None:
+        """Those of a table, if they mean the same in all of the run's tasks; as numbers, if the labels are."""
         classes = None if self.run is None else classes_of(recipe_of(open_run(self.run)))
-        return None if classes is None else np.array(classes)
+        if classes is None:
+            return None
+        of_numbers = labels.dtype.kind in "iuf" and all(name.lstrip("-").isdecimal() for name in classes)
+        return np.array([*map(int, classes)], labels.dtype) if of_numbers else np.array(classes)
 
 
 @final
@@ -429,7 +435,7 @@ def _features_scale(X: np.ndarray) -> Standardization:  # noqa: N803
 
 def _labels(y: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The place of each label among the classes, which are sorted."""
-    y = y.astype(str) if classes.dtype.kind == "U" else y  # as text, as a table has them
+    y = y.astype(str) if y.dtype.kind == "O" and classes.dtype.kind == "U" else y
     strangers = np.setdiff1d(y, classes)
     if len(strangers):
         raise ValueError(

@@ -138,6 +138,47 @@ def test_the_estimator_keeps_the_classes_of_the_run(run, tmp_path):
         FewShotRegressor.from_run(run)
 
 
+@pytest.mark.parametrize("kind", [int, float, np.uint8])
+def test_classes_that_are_numbers_may_come_as_numbers(tmp_path, kind):
+    lines = [row for machine in range(12) for row in rows_of(machine)]
+    text = [",".join([*row[:3], "10" if row[3] == "yes" else "9"]) for row in lines]
+    (tmp_path / "t.csv").write_text("\n".join(["machine,load,heat,fault", *text]))
+    tasks = RECIPE["tasks"] | {"path": str(tmp_path / "t.csv"), "classes": ["10", "9"]}
+    numbered = fewstep.train(RECIPE | {"tasks": tasks, "meta": {"iterations": 5}}, out=tmp_path / "run")
+    X, y = arrays(100)
+    y = np.where(y == "yes", kind(10), kind(9))
+    classifier = FewShotClassifier.from_run(numbered).fit(X, y)
+    assert classifier.classes_.tolist() == [9, 10]
+    assert classifier.predict(X).dtype == y.dtype
+    assert 0 <= classifier.score(X, y) <= 1
+
+
+def test_other_classes_at_the_first_part_are_refused(run):
+    X, y = arrays(100)
+    with pytest.raises(ValueError, match=r"classes of the run are \['no', 'yes'\]: got \['x', 'y'\]"):
+        FewShotClassifier.from_run(run).partial_fit(X, y, classes=["x", "y"])
+    FewShotClassifier.from_run(run).partial_fit(X, y, classes=["yes", "no"])
+
+
+def test_what_is_no_class_is_not_judged(run, tmp_path, caplog):
+    queries = tmp_path / "q.csv"
+    queries.write_text("machine,load,heat,fault\nm100,9,0,yes\nm100,9,0,NA\nm100,9,0,\nm100,9,0,maybe\n")
+    found = predict_table(run, write(tmp_path / "s.csv", [100]), queries)
+    assert found.known == {"fault": 1}
+    assert "none of the run's classes are not judged: maybe" in caplog.text
+
+
+def test_an_input_that_is_called_as_a_prediction_is_kept(tmp_path):
+    table = tmp_path / "t.csv"
+    text = write(table, range(12)).read_text().replace("heat", "probability_no")
+    table.write_text(text)
+    tasks = RECIPE["tasks"] | {"path": str(table), "inputs": ["load", "probability_no"]}
+    odd = fewstep.train(RECIPE | {"tasks": tasks, "meta": {"iterations": 2}}, out=tmp_path / "run")
+    header, first, *_ = predict_table(odd, table, table).to_csv().splitlines()
+    assert header == "machine,load,probability_no,fault,predicted_fault,probability_no,probability_yes"
+    assert first.startswith(text.splitlines()[1])
+
+
 def test_tasks_of_other_classes_are_of_another_shape(run, tmp_path):
     tasks = RECIPE["tasks"] | {"path": str(write(tmp_path / "t.csv", range(5))), "classes": ["no", "yes", "perhaps"]}
     with pytest.raises(RecipeError, match=r"trained with classes \['no', 'yes'\]"):
@@ -148,7 +189,8 @@ def test_tasks_of_other_classes_are_of_another_shape(run, tmp_path):
     ("setting", "message"),
     [
         ("tasks.targets=['a','b']", "tasks.classes are those of one target column: tasks.targets has 2"),
-        ("tasks.classes=['a','a']", r"tasks.classes must differ: got \['a', 'a'\]"),
+        ("tasks.classes=['a',' a']", r"tasks.classes must have names, each another: got \['a', 'a'\]"),
+        ("tasks.classes=['', 'a']", "tasks.classes must have names"),
         ("tasks.classes=['a']", "tasks.classes"),
         ("loss.kind=mse", "loss.kind = 'mse' does not fit tasks.kind = 'table', with classes"),
     ],

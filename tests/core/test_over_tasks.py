@@ -16,9 +16,10 @@ from torch import Tensor, distributed, nn
 from fewstep.core import algorithms
 from fewstep.core.context import is_vmapped
 from fewstep.core.functional import FunctionalModule
+from fewstep.core.groups import Groups
 from fewstep.core.meta import meta_gradient
 from fewstep.core.over_tasks import auto, sequential, sharded, side_by_side, vectorized
-from fewstep.core.rules import Adam, Clipped, LearnedSgd, Momentum, Sgd
+from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Sgd
 from fewstep.core.running import traced
 from fewstep.core.stepwise import stepwise
 from fewstep.core.trees import index, leaves
@@ -74,6 +75,7 @@ ALGORITHMS = {
     "reptile": algorithms.reptile(LearnedSgd(0.3, per="scalar"), 3),
     "joint": algorithms.joint(),
     "anchored": algorithms.maml(Anchored(0.3), 3),
+    "groups": algorithms.maml(Groups({"*weight": Except("*weight", Momentum(0.1)), "*": Sgd(0.3)}), 3),
 }
 
 

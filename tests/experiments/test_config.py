@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import fewstep
+from fewstep.core import running
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import FromPython, build_learner
-from fewstep.experiments.config import Recipe
+from fewstep.experiments.config import Recipe, validated_every
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import bundled_recipes, differing_keys, load_recipe, recipe_values
 from fewstep.models.mlp import mlp
@@ -267,7 +268,9 @@ def test_a_run_is_compiled_where_it_is_long_enough_to_pay_for_it(name, settings,
     assert recipe_values(recipe)["execution"]["compile"] is expected  # stored in the run
 
 
-def test_a_model_of_the_users_own_is_compiled_only_where_asked_for():
+def test_a_model_of_the_users_own_is_compiled_only_where_asked_for(monkeypatch):
+    compiled_functions = []
+    monkeypatch.setattr(running, "_compile", lambda function, **_: compiled_functions.append(function) or function)
     custom = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
     values = custom | {"algorithm": {"kind": "maml"}, "meta": {"iterations": 10**6}}
     assert load_recipe(values).execution.compile is False
@@ -276,9 +279,10 @@ def test_a_model_of_the_users_own_is_compiled_only_where_asked_for():
     tasks = Sinusoid(5, 5).sample(3, generator(0))
     learners = [build_learner(recipe, FromPython(mlp(1, 1, (8,)))) for recipe in (plain, compiled)]
     learners[1].load_meta(learners[0].meta)
-    for _ in range(2):
-        one, other = (learner.step(tasks)["query_loss"] for learner in learners)
-        assert one == pytest.approx(other, rel=1e-5)
+    losses = [learners[0].step(tasks)["query_loss"] for _ in range(2)]
+    assert not compiled_functions
+    assert [learners[1].step(tasks)["query_loss"] for _ in range(2)] == pytest.approx(losses, rel=1e-5)
+    assert compiled_functions
 
 
 @pytest.mark.parametrize("source", [None, [], 3, {1: 2}])
@@ -305,8 +309,8 @@ def test_settings_may_be_a_dict():
 
 def test_short_runs_are_validated_too():
     for iterations, every in ((60, 6), (5, 1), (0, 1), (70_000, 1000)):
-        assert load_recipe(MINIMAL, [f"meta.iterations={iterations}"]).validation.every == every
-    assert load_recipe(MINIMAL, ["meta.iterations=60", "validation.every=50"]).validation.every == 50
+        assert validated_every(load_recipe(MINIMAL, [f"meta.iterations={iterations}"])) == every
+    assert validated_every(load_recipe(MINIMAL, ["meta.iterations=60", "validation.every=50"])) == 50
 
 
 def test_data_are_no_recipe(tmp_path):

@@ -291,9 +291,19 @@ def test_an_evaluation_in_another_way_leaves_the_example_to_draw(tmp_path, how):
     rows = [f"{t},{x},{t * x}" for t in range(6) for x in range(6)]
     run = fewstep.train(table_recipe(tmp_path / "t.csv", rows, shots=3), out=tmp_path / "run")
     fewstep.evaluate(run)
-    (run.path / "illustration.json").write_text("left")
+    path = run.path / "illustration.json"
+    marked = json.loads(path.read_text())
+    marked[0]["left"] = True
+    path.write_text(json.dumps(marked))
     fewstep.evaluate(run, **how)
-    assert (run.path / "illustration.json").read_text() == "left"
+    assert json.loads(path.read_text()) == marked
+    marked[0]["iteration"] -= 1  # training has gone on since
+    path.write_text(json.dumps(marked))
+    fewstep.evaluate(run, **how)
+    assert ("left" in json.loads(path.read_text())[0]) == ("checkpoint" in how)
+    path.unlink()
+    fewstep.evaluate(run, **how)
+    assert path.exists()
 
 
 def test_rows_of_a_table_are_divided_anew_and_averaged(tmp_path):

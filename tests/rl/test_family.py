@@ -90,7 +90,7 @@ def test_actions_are_mapped_to_the_environments_range_and_clipped():
         episodes.step(torch.tensor(action).view(1, 1, 2))
     taken = environment._runner._environments[0].actions
     assert [action.tolist() for action in taken] == [[0.0, -4.0], [1.0, 2.0], [2.0, 4.0]]
-    assert environment._spaces.native(torch.tensor([0.0, 0.5])).tolist() == [1.0, 2.0]  # of one observation
+    assert environment.native(torch.tensor([0.0, 0.5])).tolist() == [1.0, 2.0]  # of one observation
 
 
 @pytest.mark.parametrize(("low", "high"), [(-128, 127), (0, 3)])

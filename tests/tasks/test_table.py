@@ -298,10 +298,20 @@ def test_a_cell_of_another_class_is_named(tmp_path):
 
 
 def test_a_row_without_its_class_is_told_or_left_out(tmp_path):
-    path = write(tmp_path, LABELLED + "a,5,\n")
-    with pytest.raises(DataError, match=r"name its task and its class .* line 6, 'state': empty"):
+    path = write(tmp_path, LABELLED + "a,5,\na,6,NaN\n")
+    with pytest.raises(
+        DataError, match=r"name its task and its class .* line 6, 'state': empty; line 7, 'state': 'NaN'"
+    ):
         read_classes(path)
     assert read_classes(path, drop=["state"]).groups["a"].targets.tolist() == [0]
+    assert read_classes(write(tmp_path, "site,x,state\na,1,None\na,2,n/a\n"), ("None", "n/a")).groups[
+        "a"
+    ].targets.tolist() == [0, 1]
+
+
+def test_a_curve_of_classes_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"one target column of numbers: got \[1\] and \[\]"):
+        GroupedRows({"b": read_classes(write(tmp_path, LABELLED)).groups["b"]}, shots=1).curve(generator(0))
 
 
 def test_words_where_numbers_are_expected_are_told_of_classes(tmp_path):
@@ -478,7 +488,7 @@ def test_a_curve_shows_all_rows_of_one_task_by_ascending_input():
     assert curve.inputs.flatten().tolist() == [0, 1, 2, 3]
     assert curve.targets.flatten().tolist() == [0, 10, 20, 30]
     assert curve.task.support.inputs.shape == curve.task.query.inputs.shape == (2, 1)
-    with pytest.raises(DataError, match="one input column and one target column: got 2 and 1"):
+    with pytest.raises(DataError, match=r"one target column of numbers: got \[2\] and \[1\]"):
         GroupedRows({"a": Batch(x.expand(4, 2), x)}, shots=2).curve(generator(0))
 
 

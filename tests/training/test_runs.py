@@ -788,20 +788,39 @@ def test_a_resume_for_more_iterations_executes_as_the_run_was_begun(tmp_path):
     assert load_recipe("sinusoid-10shot", ["meta.iterations=50_000"]).execution.compile is True
 
 
-@pytest.mark.parametrize("older", [False, True])
-@pytest.mark.parametrize("said", [[], ["validation={tasks=8}"]])
-def test_a_resume_for_more_iterations_is_validated_as_often(tmp_path, said, older):
+def test_a_loaded_recipe_of_more_iterations_extends_its_run(tmp_path):
     recipe = {"tasks": {"kind": "sinusoid"}, "model": {"kind": "mlp"}, "algorithm": {"kind": "maml"}}
-    run = fewstep.train(recipe, out=tmp_path / "run", settings=[*said, "meta.iterations=20"])
-    if older:  # those of earlier versions do not say how often
-        stored = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
-        stored["recipe"]["validation"]["every"] = None
-        (run.path / "config.json").write_text(json.dumps(stored), encoding="utf-8")
-    settings = [*said, "meta.iterations=40"]
-    run = fewstep.train(recipe, out=run.path, settings=settings, resume=True)
-    assert [r["iteration"] for r in run.metrics() if r["split"] == "val"] == list(range(2, 41, 2))
-    with pytest.raises(RunError, match=r"validation\.every differ"):
-        fewstep.train(recipe, out=run.path, settings=[*settings, "validation.every=4"], resume=True)
+    for iterations in (20, 40):
+        loaded = load_recipe(recipe, [f"meta.iterations={iterations}"])
+        run = fewstep.train(loaded, out=tmp_path / "run", resume=True)
+    assert run.metrics()[-1]["iteration"] == 40
+
+
+@pytest.mark.parametrize("fails", [1, 12])
+def test_an_extension_that_fails_before_its_checkpoint_leaves_nothing_of_itself_in_a_finished_run(
+    tmp_path, monkeypatch, fails
+):
+    run = train(tmp_path / "run", "meta.iterations=10")
+    before, iterate, seen = sorted(run.path.rglob("*.*")), loop._iterate, []
+
+    def failing(*given):
+        seen.append(1)
+        if len(seen) == fails:
+            raise NonFiniteError("diverged")
+        return iterate(*given)
+
+    monkeypatch.setattr(loop, "_iterate", failing)
+    with pytest.raises(NonFiniteError):
+        train(run.path, "meta.iterations=40", resume=True)
+    left = RunFolder(run.path)
+    if fails == 1:
+        assert left.is_finished
+        assert sorted(run.path.rglob("*.*")) == before
+        assert left.metrics() == run.metrics()
+        assert left.metrics()[-1]["iteration"] == 10
+    else:  # something of it is there: it is a run that has further to go
+        assert not left.is_finished
+        assert left.config["meta"]["iterations"] == 40
 
 
 def test_a_resume_completes_the_last_record_instead_of_adding_to_it(tmp_path):

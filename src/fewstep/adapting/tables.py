@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fewstep.adapting.fitting import fit_same_outputs
 from fewstep.adapting.initialisation import classes_of, initialisation
-from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError, quoted
+from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError, listed, quoted
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
@@ -98,7 +98,9 @@ class TablePredictions(NamedTuple):
         text, form = io.StringIO(), self.file.form
         if form.delimiter not in ",;\t":  # which are looked for where none is told
             text.write(f"sep={form.delimiter}{form.newline}")
-        kept = [place for place, name in enumerate(self.file.header) if name not in self._predicted()]
+        task, inputs, targets = self.columns
+        before = {*self._predicted()} - {task, *inputs, *targets}  # predictions that were written into the file
+        kept = [place for place, name in enumerate(self.file.header) if name not in before]
         writer = csv.writer(text, lineterminator=form.newline, delimiter=form.delimiter)
         writer.writerow([*(self.file.header[place] for place in kept), *self._predicted()])
         decimal = "," if self.file.numerals.decimal == {","} else "."
@@ -239,7 +241,10 @@ def predict_table(
 def _mistakes(found: TablePredictions) -> tuple[dict[str, float], dict[str, int]]:
     """The share of rows whose class is told and is another than the predicted one, and how many tell it."""
     (target,) = found.columns[2]
-    told = [(label, truth) for label, truth in zip(found.labels, found.file.text_of(target), strict=False) if truth]
+    truths = found.file.labels_of(target, found.classes)
+    if strangers := sorted({*truths} - {"", *found.classes}):
+        log.warning("Rows whose %s is none of the run's classes are not judged: %s", target, listed(strangers))
+    told = [(label, truth) for label, truth in zip(found.labels, truths, strict=False) if truth in found.classes]
     wrong = sum(label != truth for label, truth in told)
     return ({target: wrong / len(told)}, {target: len(told)}) if told else ({}, {})
 

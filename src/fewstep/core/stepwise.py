@@ -123,8 +123,9 @@ def _query_gradient(outer: QueryGradient, lift: Run, run: Run, keep: bool, linea
 
 def _started(start: Function, params: Params) -> tuple[State, Callable[[Params, State], Params]]:
     """The rule's state before the first step, and the way back from it: it may hold the parameters themselves."""
-    if not leaves(start(params)):
-        return {}, lambda of_params, _: of_params
+    state = start(params)
+    if not leaves(state):
+        return state, lambda of_params, _: of_params
     state, back = cast("Any", torch.func.vjp(start, params))
     return state, lambda of_params, of_state: tree_map(torch.add, of_params, back(of_state)[0])
 

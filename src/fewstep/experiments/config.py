@@ -150,6 +150,11 @@ class Recipe(Section):
             raise ValueError(f"{named} has no meaning with algorithm.kind = 'averaging': remove it")
 
 
+def validated_every(recipe: Recipe) -> int:
+    """Iterations from one validation to the next: a short run is validated too, some ten times."""
+    return recipe.validation.every or min(1000, max(1, recipe.meta.iterations // 10))
+
+
 def check_reinforcement(recipe: Recipe) -> None:
     """Check that what belongs to reinforcement learning comes together, and nothing else with it.
 

@@ -11,7 +11,7 @@ from fewstep.errors import RecipeError
 from fewstep.experiments.build import NOTHING, FromPython, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluated import check_metrics, check_split, described, errors, file_name, per_task, points
-from fewstep.experiments.illustration import illustrate
+from fewstep.experiments.illustration import illustrate, is_stored
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
@@ -182,7 +182,9 @@ def evaluate_each(
             if folder.path.parent != READY:  # what comes with fewstep stays as it came
                 result["per_task"] = f"{file_name(result)}.csv"
                 folder.write_evaluation(file_name(result), result, per_task(chosen, loaded, evaluation, metrics))
-                if others is None and (plan, split, checkpoint) == recipes_own:  # other ways leave its example
+                # Other ways leave the example of the recipe's own, if there is one of what is best by now.
+                best_now = learner.iteration if checkpoint == "best" else None
+                if others is None and ((plan, split, checkpoint) == recipes_own or not is_stored(folder, best_now)):
                     illustrate(folder, loaded.distribution(split, plan.shots, plan.queries), loaded, learner, plan)
             results.append(result)
     return results

@@ -8,7 +8,7 @@ from fewstep.core.rng import generator
 from fewstep.errors import NonFiniteError
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.rl.sampling import Mdps
-from fewstep.training.records import write_json
+from fewstep.training.records import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,18 +47,25 @@ def illustrate(
         environment = learner.environment
         seen = environment.environment if isinstance(environment, Revealed) else environment
         if isinstance(seen, Navigation) and isinstance(distribution, Mdps):
-            _keep(run, _walks(distribution, learner, plan))
+            _keep(run, learner, _walks(distribution, learner, plan))
     elif curve is not None and (data.standardization is None or data.standardization.columns == (1, 1)):
         tasks = run.config["tasks"]
         columns = {"columns": [tasks["inputs"][0], tasks["targets"][0]]} if tasks["kind"] == "table" else {}
-        _keep(run, [example | columns for example in _predictions(curve, data, learner.adapt, plan)])
+        _keep(run, learner, [example | columns for example in _predictions(curve, data, learner.adapt, plan)])
 
 
-def _keep(run: RunFolder, examples: list[dict[str, Any]]) -> None:
+def is_stored(run: RunFolder, iteration: int | None) -> bool:
+    """Whether there is something to be drawn; of the meta-parameters of an iteration, if one is given."""
+    path = run.path / "illustration.json"
+    stored = read_json(path) if path.is_file() else []
+    return bool(stored) and iteration in (None, stored[0].get("iteration"))
+
+
+def _keep(run: RunFolder, learner: BuiltLearner, examples: list[dict[str, Any]]) -> None:
     """Write what there is; without any, that of an evaluation before goes."""
     path = run.path / "illustration.json"
     if examples:
-        write_json(path, examples)
+        write_json(path, [{"iteration": learner.iteration} | example for example in examples])
     else:
         path.unlink(missing_ok=True)
 

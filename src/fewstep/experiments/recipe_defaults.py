@@ -9,7 +9,7 @@ from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Meta
 
 
 def fill_in(values: dict[str, Any]) -> None:
-    """The loss follows from the kind of tasks, the optimizer from the loss, compiling and validation from the length.
+    """The loss follows from the kind of tasks, the optimizer from the loss, compiling from the length.
 
     Args:
         values: Of a recipe, perhaps no possible one; written into.
@@ -25,17 +25,7 @@ def fill_in(values: dict[str, Any]) -> None:
     meta = values.setdefault("meta", {})
     if isinstance(meta, dict) and isinstance(loss, dict) and loss.get("kind") == "reinforce":
         meta.setdefault("optimizer", "trpo")
-    _validation(values, meta)
     _compile(values)
-
-
-def _validation(values: dict[str, Any], meta: Any) -> None:
-    """A short run is validated too, some ten times; and as often when it has become longer."""
-    validation = values.setdefault("validation", {})
-    iterations = meta.get("iterations", Meta().iterations) if isinstance(meta, dict) else None
-    # Runs of earlier versions have null.
-    if isinstance(validation, dict) and validation.get("every") is None and isinstance(iterations, int):
-        validation["every"] = min(1000, max(1, iterations // 10))
 
 
 def _compile(values: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
@@ -119,6 +120,12 @@ class FolderTasks(ImageTasks):
         return self
 
 
+def _in_order(classes: list[str]) -> list[str]:
+    """As numbers, if all of them are, else as text."""
+    names = [name.strip() for name in classes]
+    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else sorted(names)
+
+
 class TableTasks(Section):
     """The user's own table; see `fewstep.tasks.table`."""
 
@@ -131,7 +138,7 @@ class TableTasks(Section):
     """Columns that the model sees."""
     targets: Annotated[list[str], Field(min_length=1)]
     """Columns that it predicts."""
-    classes: Annotated[list[str], Field(min_length=2), AfterValidator(sorted)] | None = None
+    classes: Annotated[list[str], Field(min_length=2), AfterValidator(_in_order)] | None = None
     """Where the one target is a class, which means the same in all tasks: the names of all, as its column has them."""
     shots: PositiveInt = 5
     """Support rows of a task, K."""
@@ -146,8 +153,8 @@ class TableTasks(Section):
     def _possible(self) -> Self:
         if self.classes and len(self.targets) > 1:
             raise ValueError(f"tasks.classes are those of one target column: tasks.targets has {len(self.targets)}")
-        if self.classes and len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"tasks.classes must differ: got {self.classes}")
+        if self.classes and (len(set(self.classes)) < len(self.classes) or "" in self.classes):
+            raise ValueError(f"tasks.classes must have names, each another: got {self.classes}")
         return self
 
 
@@ -407,7 +414,7 @@ class Meta(Section):
 class Validation(Section):
     """Watching meta-validation tasks while training, to keep the best meta-parameters."""
 
-    every: PositiveInt = 1000
+    every: PositiveInt | None = None
     """Iterations from one validation to the next; by default a tenth of all, and no more than 1000."""
     tasks: PositiveInt = 200
     """How many."""

@@ -18,7 +18,7 @@ import torch
 from fewstep.core.rng import generator
 from fewstep.errors import RunError
 from fewstep.experiments.build import FromPython, build_learner, metric_of
-from fewstep.experiments.config import Recipe
+from fewstep.experiments.config import Recipe, validated_every
 from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
 from fewstep.experiments.recipe_files import as_text, differing_keys, keys_set, load_recipe, recipe_values
@@ -135,7 +135,7 @@ def train(
             plan,
             validate=validate,
             watchers=(*watchers, *boards),
-            first_saved=lambda: _record_changes(run, loaded, loaded_data, device),
+            before_writing=lambda: _record_changes(run, loaded, loaded_data, device),
         )
     if hint:
         log.warning(hint)
@@ -155,16 +155,16 @@ def _tell_beforehand(recipe: Recipe, model: nn.Module | None) -> None:
     frozen = 0 if model is None else sum(not parameter.requires_grad for parameter in model.parameters())
     if frozen:
         log.warning("%d frozen parameters are not stored with the run: to load it, a module must have the same", frozen)
-    if 0 < recipe.meta.iterations < recipe.validation.every:
+    if 0 < recipe.meta.iterations < validated_every(recipe):
         log.warning(
             "Nothing is validated in %d iterations (validation.every = %d): the last meta-parameters count as best",
             recipe.meta.iterations,
-            recipe.validation.every,
+            validated_every(recipe),
         )
 
 
 def _plan(recipe: Recipe) -> loop.Plan:
-    every = recipe.validation.every
+    every = validated_every(recipe)
     return loop.Plan(
         iterations=recipe.meta.iterations,
         batch_size=recipe.meta.batch_size,
@@ -222,14 +222,14 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
 
 
 def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
-    """The settings of a resume: length, validation and execution as recorded, unless they say otherwise."""
+    """The settings of a resume: its length and execution as recorded, unless they say otherwise."""
     chosen = list(settings)
     if "config.json" not in contents(path):
         return chosen
     recorded = recipe_of(RunFolder(path))
     execution = recorded.execution.model_dump(exclude_none=True)
     known: dict[str, Any] = {f"execution.{key}": execution[key] for key in execution}
-    known |= {"meta.iterations": recorded.meta.iterations, "validation.every": recorded.validation.every}
+    known["meta.iterations"] = recorded.meta.iterations
     if recorded.validation.patience is not None:
         known["validation.patience"] = recorded.validation.patience
     asked = keys_set(chosen)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NOTHING = ("na", "n/a", "nan", "null", "none")
+"""What a cell says, in any case of letters, where there is no class."""
+
 
 class Form(NamedTuple):
     """How a text file is written.
@@ -60,10 +63,10 @@ class Rows(NamedTuple):
     numerals: Numerals
     form: Form
 
-    def text_of(self, column: str) -> list[str]:
-        """What the cells of a column say, if `cells` were read whole and have it; "" where one is empty."""
+    def labels_of(self, column: str, classes: Collection[str]) -> list[str]:
+        """What the cells of a column say, if `cells` were read whole and have it; "" where one says nothing."""
         place = _place(self.header, column)
-        return [] if place is None else [_label(row[place]) for row in self.cells]
+        return [] if place is None else [_label(row[place], classes) for row in self.cells]
 
 
 def read_rows(
@@ -72,6 +75,7 @@ def read_rows(
     columns: Sequence[str],
     *,
     label: str | None = None,
+    classes: Collection[str] = (),
     further: Sequence[str] = (),
     drop: Collection[str] = (),
     whole: bool = False,
@@ -89,6 +93,7 @@ def read_rows(
         task: The column that names the task; its values are taken as text.
         columns: Numeric columns.
         label: A column of text.
+        classes: What its cells may say; nan and the like are empty unless they are one of these.
         further: Numeric columns that may be missing, or lack numbers; with `whole` only.
         drop: Columns without whose content a row is left out, and told of, rather than refused.
         whole: Whether to read all columns of a Parquet file, for `cells`.
@@ -104,10 +109,20 @@ def read_rows(
         )
     path = expanded(path, "A table")
     is_parquet = path.suffix.lower() == ".parquet"
-    texts = [task] if label is None else [task, label]
-    wanted = [*texts, *columns]
+    asked = _Asked(task, columns, [] if label is None else [label], classes, further)
+    wanted = [task, *asked.labels, *columns]
     raw = _read_parquet(path, wanted, whole=whole) if is_parquet else _read_csv(path, wanted)
-    return _numeric_rows(path, raw, texts, columns, further, drop, remedy)
+    return _numeric_rows(path, raw, asked, drop, remedy)
+
+
+class _Asked(NamedTuple):
+    """The columns that are asked for; `labels` is one or none."""
+
+    task: str
+    columns: Sequence[str]
+    labels: Sequence[str]
+    classes: Collection[str]
+    further: Sequence[str]
 
 
 class _Raw(NamedTuple):
@@ -223,11 +238,12 @@ def _places(header: Sequence[str], names: Iterable[str]) -> list[int]:
     return [place for name in names if (place := _place(header, name)) is not None]
 
 
-def _label(cell: Any) -> str:
-    """The text of a cell; of a whole number that Parquet has as 1.0, that of 1."""
+def _label(cell: Any, classes: Collection[str]) -> str:
+    """The text of a cell, "" where it says nothing; of a whole number that Parquet has as 1.0, that of 1."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
-    return "" if cell is None else str(cell).strip()
+    text = "" if cell is None else str(cell).strip()
+    return "" if text.casefold() in _NOTHING and text not in classes else text
 
 
 def _place(header: Sequence[str], name: str) -> int | None:
@@ -269,21 +285,13 @@ def _check_header(path: Path, header: list[str], columns: list[str], later: int 
     )
 
 
-def _numeric_rows(
-    path: Path,
-    raw: _Raw,
-    texts: Sequence[str],
-    columns: Sequence[str],
-    further: Sequence[str],
-    drop: Collection[str],
-    remedy: str,
-) -> Rows:
-    """Rows with their task, named by the first of `texts`, their label, if it is the second, and their numbers."""
+def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], remedy: str) -> Rows:
+    """Rows with their task, their label, where there is a column for it, and their numbers."""
     if not raw.rows:
         raise _empty(path, "column names only")
-    task, *others = _places(raw.header, texts)
-    places = _places(raw.header, columns)
-    perhaps = {name: place for name in further if (place := _place(raw.header, name)) is not None}
+    (task,), places = _places(raw.header, [asked.task]), _places(raw.header, asked.columns)
+    labelled = _places(raw.header, asked.labels)
+    perhaps = {name: place for name in asked.further if (place := _place(raw.header, name)) is not None}
     by_column = {place: [cells[place] for _, cells in raw.rows] for place in (*places, *perhaps.values())}
     numerals = Numerals.of(
         (cell for cells in by_column.values() for cell in cells), comma_separated=raw.form.delimiter == ","
@@ -296,10 +304,11 @@ def _numeric_rows(
     left_out, faults, fewer = list[str](), list[str](), 0
     droppable = {*_places(raw.header, drop)}
     for number, cells in raw.rows:
-        name, *labels = (_label(cells[place]) for place in (task, *others))
+        name = "" if cells[task] is None else str(cells[task]).strip()
+        labels = [_label(cells[place], asked.classes) for place in labelled]
         values = [numerals.number(cells[place]) for place in places]
         wrong = [place for place, value in zip(places, values, strict=True) if value is None]
-        wrong = [place for place, text in zip((task, *others), (name, *labels), strict=True) if not text] + wrong
+        wrong = [place for place, text in zip((task, *labelled), (name, *labels), strict=True) if not text] + wrong
         if not wrong:
             rows.cells.append(cells)
             rows.tasks.append(name)
@@ -317,7 +326,7 @@ def _numeric_rows(
     if faults or not rows.tasks:
         faults = faults or left_out
         raise DataError(
-            f"Every row of `{path}` must name its task{' and its class' if others else ''} and have finite numbers "
+            f"Every row of `{path}` must name its task{' and its class' if labelled else ''} and have finite numbers "
             "where numbers are read: got "
             f"{len(faults)} other cells, {listed(faults, '; ')}. {remedy}"
         )

@@ -88,7 +88,8 @@ def read_table(
     _check_roles([task, *inputs, *targets], inputs, targets)
     rows: dict[str, list[list[float]]] = {}
     numeric = [*inputs, *([] if classes else targets)]
-    read = read_rows(path, task, numeric, label=targets[0] if classes else None, drop=drop, remedy=remedy)
+    label = targets[0] if classes else None
+    read = read_rows(path, task, numeric, label=label, classes=classes or (), drop=drop, remedy=remedy)
     numbers = _with_classes(read, classes, path, targets[0]) if classes else read.numbers
     for name, row in zip(read.tasks, numbers, strict=True):
         rows.setdefault(name, []).append(row)
@@ -309,10 +310,10 @@ class GroupedRows:
             DataError: There are several input or target columns, so that there is no curve to draw.
         """
         batch = list(self.groups.values())[_indices(len(self.groups), 1, generator)[0]]
-        if batch.inputs.shape[1] != 1 or batch.targets.shape[1] != 1:
+        if batch.inputs.shape[1] != 1 or batch.targets.shape[1:] != (1,):
             raise DataError(
-                "A curve needs one input column and one target column: got "
-                f"{batch.inputs.shape[1]} and {batch.targets.shape[1]}. Leave the curve out for this table."
+                "A curve needs one input column and one target column of numbers: got "
+                f"{list(batch.inputs.shape[1:])} and {list(batch.targets.shape[1:])}. Leave the curve out."
             )
         order = batch.inputs[:, 0].argsort(stable=True)
         task = self._divided(self._rows(batch, generator))

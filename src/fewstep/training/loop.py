@@ -89,7 +89,7 @@ def train(
     *,
     validate: Callable[[], dict[str, float]],
     watchers: tuple[Watcher, ...] = (),
-    first_saved: Callable[[], object] = lambda: None,
+    before_writing: Callable[[], object] = lambda: None,
 ) -> None:
     """Train until the plan is fulfilled, going on from the run's checkpoint where there is one.
 
@@ -101,7 +101,7 @@ def train(
         validate: Scores the learner on meta-validation tasks; of what it returns, "score" is what counts, lower being
             better.
         watchers: See every iteration.
-        first_saved: Called once there is a checkpoint that this training wrote; until then, what is there stands.
+        before_writing: Called once before this training changes the run; until then, what is there stands.
 
     Raises:
         Interrupted: A signal asked to stop; the checkpoint is written.
@@ -120,18 +120,23 @@ def train(
         progress = _Progress(**state["progress"])
     elif (run.path / "metrics.jsonl").is_file():
         log.warning("%s has no checkpoint: it begins again", run.path)
-    run.forget_metrics_after(learner.iteration)
     started = saved = time.monotonic()
-    earlier = progress.seconds
-    to_tell = [first_saved]
+    earlier, began = progress.seconds, learner.iteration
+    writes = False
+
+    def write() -> None:
+        nonlocal writes
+        if not writes:
+            before_writing()
+            run.forget_metrics_after(began)
+        writes = True
 
     def save() -> None:
         nonlocal saved
+        write()
         saved = time.monotonic()
         progress.seconds = earlier + saved - started
         save_checkpoint(path, {"learner": learner.state_dict(), "progress": vars(progress)})
-        while to_tell:  # once
-            to_tell.pop()()
 
     def see(record: dict[str, Any]) -> None:
         for watcher in watchers:
@@ -139,12 +144,12 @@ def train(
 
     def validated() -> None:
         progress.unvalidated = True
+        write()
         scores = _validate(learner, run, validate, progress)
         progress.unvalidated = False
         see({f"val_{name}": value for name, value in scores.items()})
 
     device = next(iter(leaves(learner.meta))).device
-    began = learner.iteration
     with _stop_requests(has_begun=lambda: learner.iteration > began) as stop_requested:
         if progress.unvalidated:  # an environment failed then
             validated()
@@ -155,6 +160,7 @@ def train(
                 progress.add(metrics)
                 see(metrics)
                 if learner.iteration % plan.log_every == 0:
+                    write()
                     _record(run, learner.iteration, progress, earlier + time.monotonic() - started)
                 if learner.iteration % plan.validate_every == 0:
                     validated()

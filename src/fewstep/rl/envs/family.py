@@ -29,6 +29,7 @@ from fewstep.rl.envs.workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy.typing as npt
     from torch import Generator, Tensor
 
     from fewstep.rl.envs.slots import Floats, Make, SetTask
@@ -122,7 +123,7 @@ class GymnasiumFamily:
                 "Episodes of a GymnasiumFamily are played one set at a time: got a step for episodes that ended when "
                 "others began, or when the family was closed. Step the newest, or make a second family."
             )
-        native = self._spaces.native(actions.flatten(0, 1))
+        native = self.native(actions.flatten(0, 1))
         return self._run(rows, lambda runner: runner.step(native))
 
     def close(self) -> None:
@@ -148,6 +149,10 @@ class GymnasiumFamily:
         except BaseException:
             self.close()
             raise
+
+    def native(self, actions: Tensor) -> npt.NDArray[Any]:
+        """A policy's actions in the environments' own terms, for their `step`; see `Spaces.native`."""
+        return self._spaces.native(actions)
 
     def _of_one(self) -> Spaces:
         """The spaces of an environment that is made for this alone."""
