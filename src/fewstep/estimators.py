@@ -294,7 +294,11 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
                 f"A head is begun anew for other classes than in training: got head={self.head!r} for a run whose "
                 f"classes are always {', '.join(map(str, classes))}. Leave it out."
             )
-        seen, own = (np.arange(len(classes)), labels) if of_run else np.unique(labels, return_inverse=True)
+        if of_run:  # whose outputs are in an order of its own
+            order = self._order_of_run(classes)
+            seen, own = order, np.argsort(order)[labels]
+        else:
+            seen, own = np.unique(labels, return_inverse=True)
         start = self._start(len(seen))
         if self.run is None:
             self.scale_ = _features_scale(X)
@@ -314,7 +318,13 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         if classes is None:
             return None
         of_numbers = labels.dtype.kind in "iuf" and all(name.lstrip("-").isdecimal() for name in classes)
-        return np.array([*map(int, classes)], labels.dtype) if of_numbers else np.array(classes)
+        return np.unique(np.array([*map(int, classes)], labels.dtype) if of_numbers else np.array(classes))
+
+    def _order_of_run(self, classes: np.ndarray) -> np.ndarray:
+        """The place among the sorted classes of that of each output."""
+        assert self.run is not None
+        names = [str(int(name)) if classes.dtype.kind in "iuf" else str(name) for name in classes]
+        return np.array([names.index(name) for name in classes_of(recipe_of(open_run(self.run))) or ()])
 
 
 @final

@@ -13,6 +13,7 @@ from fewstep import FewShotClassifier, FewShotRegressor, predict_table
 from fewstep.core.rng import generator
 from fewstep.errors import RecipeError
 from fewstep.experiments.recipe_files import load_recipe
+from fewstep.training.records import RunFolder
 
 RECIPE = {
     "name": "machines",
@@ -68,24 +69,26 @@ def test_a_run_on_classes_is_told_in_accuracy_and_adapts(run):
 
 
 def test_each_task_is_adapted_to_and_its_rows_get_a_class_with_probabilities(run, tmp_path):
-    support, queries = write(tmp_path / "s.csv", [100, 101]), write(tmp_path / "q.csv", [101, 100], drop=[3])
+    unmeasured = [*range(8), *range(16, 24)]
+    support = write(tmp_path / "s.csv", [100, 101], drop=unmeasured)
+    queries = write(tmp_path / "q.csv", [101, 100], drop=[3])
     found = predict_table(run, support, queries, steps=3)
-    assert found.classes == ("no", "yes")
+    assert found.classes == ("yes", "no")
     assert found.targets.sum(1).tolist() == pytest.approx([1.0] * 32)
     assert found.labels == [found.classes[place] for place in found.targets.argmax(1)]
     truth = [row[3] for machine in (101, 100) for row in rows_of(machine)]
-    told = [place for place in range(32) if place != 3]
+    told = [place for place in unmeasured if place != 3]
     wrong = sum(found.labels[place] != truth[place] for place in told)
-    assert found.errors == {"fault": pytest.approx(wrong / 31)}
-    assert found.known == {"fault": 31}
+    assert found.errors == {"fault": pytest.approx(wrong / 15)}
+    assert found.known == {"fault": 15}
     learner, scale = fewstep.load(run), fewstep.standardization(run)
     known = fewstep.Batch(
-        torch.tensor([[float(x) for x in row[1:3]] for row in rows_of(101)], dtype=torch.float64),
-        torch.tensor([int(row[3] == "yes") for row in rows_of(101)]),
+        torch.tensor([[float(x) for x in row[1:3]] for row in rows_of(101)[8:]], dtype=torch.float64),
+        torch.tensor([int(row[3] == "no") for row in rows_of(101)[8:]]),
     )
     adapted = learner.adapt(scale.standardize(known), 3)
     expected = adapted(scale.inputs(known.inputs)).softmax(1).double()
-    assert torch.allclose(found.targets[:16], expected, atol=1e-5)
+    assert torch.allclose(found.targets[8:16], expected, atol=1e-5)
 
 
 def test_predictions_of_classes_are_written_beside_the_rows(fewstep, run, tmp_path):
@@ -95,11 +98,11 @@ def test_predictions_of_classes_are_written_beside_the_rows(fewstep, run, tmp_pa
     assert code == 0
     assert "fault: 1 of 1 are right." in out
     header, first, second = (tmp_path / "p.csv").read_text().splitlines()
-    assert header == "machine;load;heat;fault;predicted_fault;probability_no;probability_yes"
+    assert header == "machine;load;heat;fault;predicted_fault;probability_yes;probability_no"
     assert first.startswith("m100;1,5;0,5;;")
     label, *probabilities = second.split(";")[4:]
     assert label == "no"
-    assert float(probabilities[0].replace(",", ".")) > 0.5
+    assert float(probabilities[1].replace(",", ".")) > 0.5
     assert (
         fewstep("adapt", run, "--support", support, "--predict", tmp_path / "p.csv", "--out", tmp_path / "p.csv")[0]
         == 0
@@ -125,7 +128,9 @@ def test_the_estimator_keeps_the_classes_of_the_run(run, tmp_path):
     classifier = FewShotClassifier.from_run(run).fit(X, y)
     assert classifier.classes_.tolist() == ["no", "yes"]
     path = write(tmp_path / "s.csv", [100])
-    assert classifier.predict_proba(X) == pytest.approx(predict_table(run, path, path).targets.numpy(), abs=1e-5)
+    assert classifier.predict_proba(X) == pytest.approx(
+        predict_table(run, path, path).targets.flip(1).numpy(), abs=1e-5
+    )
     of_one = FewShotClassifier.from_run(run).fit(X[y == "yes"], y[y == "yes"])
     assert of_one.predict_proba(X).shape == (16, 2)
     in_parts = FewShotClassifier.from_run(run).partial_fit(X[:5], y[:5]).partial_fit(X[5:], y[5:])
@@ -168,6 +173,17 @@ def test_what_is_no_class_is_not_judged(run, tmp_path, caplog):
     assert "none of the run's classes are not judged: maybe" in caplog.text
 
 
+def test_rows_that_were_adapted_to_are_not_judged(run, tmp_path):
+    support = write(tmp_path / "s.csv", [100])
+    both = tmp_path / "both.csv"
+    both.write_text(support.read_text() + "m100,9.25,0.125,no\n" + ",".join(rows_of(100)[0]) + "\n")  # one once more
+    found = predict_table(run, support, both)
+    assert found.known == {"fault": 2}
+    alike = tmp_path / "alike.csv"  # a single row that is as one of the measured ones is another measurement
+    alike.write_text("machine,load,heat,fault\n" + ",".join(rows_of(100)[0]) + "\n")
+    assert predict_table(run, support, alike).known == {"fault": 1}
+
+
 def test_an_input_that_is_called_as_a_prediction_is_kept(tmp_path):
     table = tmp_path / "t.csv"
     text = write(table, range(12)).read_text().replace("heat", "probability_no")
@@ -175,13 +191,13 @@ def test_an_input_that_is_called_as_a_prediction_is_kept(tmp_path):
     tasks = RECIPE["tasks"] | {"path": str(table), "inputs": ["load", "probability_no"]}
     odd = fewstep.train(RECIPE | {"tasks": tasks, "meta": {"iterations": 2}}, out=tmp_path / "run")
     header, first, *_ = predict_table(odd, table, table).to_csv().splitlines()
-    assert header == "machine,load,probability_no,fault,predicted_fault,probability_no,probability_yes"
+    assert header == "machine,load,probability_no,fault,predicted_fault,probability_yes,probability_no"
     assert first.startswith(text.splitlines()[1])
 
 
 def test_tasks_of_other_classes_are_of_another_shape(run, tmp_path):
     tasks = RECIPE["tasks"] | {"path": str(write(tmp_path / "t.csv", range(5))), "classes": ["no", "yes", "perhaps"]}
-    with pytest.raises(RecipeError, match=r"trained with classes \['no', 'yes'\]"):
+    with pytest.raises(RecipeError, match=r"trained with classes \['yes', 'no'\]"):
         fewstep.evaluate(run, tasks_from=RECIPE | {"tasks": tasks})
 
 
@@ -198,6 +214,17 @@ def test_tasks_of_other_classes_are_of_another_shape(run, tmp_path):
 def test_recipes_of_classes_that_cannot_be_are_refused(setting, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(RECIPE | {"tasks": RECIPE["tasks"] | {"path": "t.csv"}}, [setting])
+
+
+def test_whole_numbers_are_names_of_classes_too():
+    tasks = RECIPE["tasks"] | {"path": "t.csv", "classes": [1, 0]}
+    assert load_recipe(RECIPE | {"tasks": tasks}).tasks.classes == ["1", "0"]
+
+
+def test_what_is_best_is_chosen_by_the_loss_of_few_rows(run):
+    validations = [each for each in RunFolder(run).metrics() if each["split"] == "val"]
+    assert [each["score"] for each in validations] == [each["loss"] for each in validations]
+    assert "accuracy" in validations[0]
 
 
 def test_numbers_are_no_classes():

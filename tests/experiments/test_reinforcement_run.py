@@ -13,6 +13,7 @@ from tests.core.problems import assert_same
 from torch import nn
 
 import fewstep as library
+from fewstep.core import running
 from fewstep.errors import EpisodeError, FewstepError, NonFiniteError, RecipeError, RunError
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.rl.environment import Continuous, Transition
@@ -131,7 +132,6 @@ def test_commands_that_mean_nothing_here_say_so(run: Any, fewstep: Any) -> None:
         ("meta.lr=0.1", "meta.lr has no meaning"),
         ("meta.clip_norm=1.0", "meta.clip_norm has no meaning"),
         ("evaluate.shots=3", "evaluate.shots has no meaning"),
-        ("execution.compile=true", "execution.compile has no meaning"),
         ("model.norm=batch", "model.norm has no meaning"),
         ("loss.discount=1.5", "loss.discount"),
         ("tasks.trajectories=0", "tasks.trajectories"),
@@ -150,6 +150,18 @@ def test_impossible_recipes_are_refused(setting: str, words: str) -> None:
 def test_what_belongs_to_reinforcement_is_refused_elsewhere(setting: str) -> None:
     with pytest.raises(RecipeError, match=r"goes with loss\.kind = 'reinforce'"):
         load_recipe("sinusoid-10shot", [setting])
+
+
+def test_the_meta_update_is_compiled_where_that_is_asked_for(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions: list[Any] = []
+    monkeypatch.setattr(running, "_compile", lambda function, **_: functions.append(function) or function)
+    settings = [*SMALL, "execution.over_tasks=auto", "execution.compile=true", "execution.chunk_size=3"]
+    compiled = library.train("navigation", out=tmp_path / "compiled", settings=settings)
+    assert len(functions) == 3  # gradient, products, and the values of the line search
+    last, expected = (each.metrics()[-1]["return"] for each in (compiled, run))
+    assert last == pytest.approx(expected, rel=1e-3)
 
 
 def test_more_products_with_the_curvature_find_another_step(tmp_path: Path) -> None:

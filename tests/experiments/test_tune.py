@@ -41,10 +41,10 @@ def test_what_was_set_is_not_varied():
     assert [way.settings for way in ways] == [()]
 
 
-def test_reinforcement_learning_varies_threads_alone():
+def test_reinforcement_learning_varies_threads_and_compiling():
     settings = ["tasks.horizon=3", "tasks.trajectories=2", "meta.batch_size=2", "model.hidden=[4]"]
-    ways = tune("navigation", settings=settings, seconds=0)
-    assert all(setting.startswith("execution.threads=") for way in ways for setting in way.settings)
+    ways = tune("navigation", settings=[*settings, "execution.threads=1"], rounded=True, seconds=0)
+    assert {way.settings for way in ways} == {("execution.compile=false",), ("execution.compile=true",)}
 
 
 def test_what_comes_from_python_is_refused():

@@ -17,7 +17,7 @@ from fewstep.core import algorithms
 from fewstep.core.over_tasks import sequential, vectorized
 from fewstep.core.rng import generator
 from fewstep.core.rules import Adam, LearnedSgd, Momentum, Only, Sgd, Slowed
-from fewstep.core.running import traced
+from fewstep.core.running import compiled, traced
 from fewstep.core.trees import flatten, index, unflatten
 from fewstep.core.trust_region import TrustRegion, curvature_product
 from fewstep.errors import FewstepError, NonFiniteError
@@ -170,6 +170,7 @@ def test_the_replay_of_each_task_arrives_where_its_adaptation_did(rule: Any) -> 
         {"over_tasks": sequential()},
         {"over_tasks": vectorized(2)},
         {"over_tasks": vectorized(None, traced), "run": traced},
+        pytest.param({"over_tasks": vectorized(2, compiled())}, marks=pytest.mark.slow),
     ],
 )
 def test_every_way_of_mapping_over_tasks_gives_the_same_update(options: dict[str, Any]) -> None:

@@ -293,7 +293,9 @@ def test_classes_of_a_parquet_file_are_read_as_its_csv_file_would_be(tmp_path, k
 
 
 def test_a_cell_of_another_class_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"cells of 'state' in .* one of the classes 'bad', 'fine': got 'good'"):
+    with pytest.raises(
+        DataError, match=r"cells of 'state' in .* tasks.classes, 'bad', 'fine': got 'good'\. Correct or remove"
+    ):
         read_classes(write(tmp_path, LABELLED), ("bad", "fine"))
 
 

@@ -7,7 +7,7 @@ import csv
 import io
 import logging
 import re
-from pathlib import Path
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from fewstep.training.records import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -55,7 +56,7 @@ class TablePredictions(NamedTuple):
             probability of each, `[rows, classes]`.
         classes: Their names; of numbers none.
         errors: Root mean squared error of each target that the file has in some rows, in the user's units; of a class
-            the share of wrong ones; of none where it is the file of the support rows.
+            the share of wrong ones; over rows that are not among those adapted to.
         known: In how many rows.
         support: The number of support rows of each task.
         steps: Gradient steps.
@@ -230,35 +231,58 @@ def predict_table(
         targets[here] = outputs.double().softmax(1) if classes else scale.restore(outputs)
     counts = {name: len(measured[name].targets) for name in rows_of}
     columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
-    same = Path(support).resolve() == Path(queries).resolve()  # whose measured rows were adapted to
     found = TablePredictions(columns, names, inputs, targets, classes or (), {}, {}, counts, steps, asked)
-    if same:
-        return found
-    errors, known = _mistakes(found) if classes else _errors(asked, tasks.targets, targets)
+    new = _new(found, rows_of, measured)
+    errors, known = _mistakes(found, new) if classes else _errors(found, new)
     return found._replace(errors=errors, known=known)
 
 
-def _mistakes(found: TablePredictions) -> tuple[dict[str, float], dict[str, int]]:
-    """The share of rows whose class is told and is another than the predicted one, and how many tell it."""
+def _new(found: TablePredictions, rows_of: Mapping[str, list[int]], measured: Mapping[str, Batch]) -> list[bool]:
+    """Which rows are none that was adapted to: those of a task are there if all of them are."""
+    _, _, targets = found.columns
+    if found.classes:
+        places = {name: place for place, name in enumerate(found.classes)}
+        truths = [places.get(label) for label in found.file.labels_of(targets[0], found.classes)]
+    else:
+        truths = list(zip(*(found.file.further.get(name, []) for name in targets), strict=False))
+    new = [True] * len(found.tasks)
+    for task, rows in rows_of.items() if truths else ():
+        inputs, known = measured[task].inputs.tolist(), measured[task].targets.tolist()
+        left = Counter((*x, y if found.classes else tuple(y)) for x, y in zip(inputs, known, strict=True))
+        keys = {row: (*found.inputs[row].tolist(), truths[row]) for row in rows}
+        if left - Counter(keys.values()):
+            continue
+        for row, key in keys.items():
+            new[row] = left[key] == 0
+            left[key] -= not new[row]
+    return new
+
+
+def _mistakes(found: TablePredictions, new: Sequence[bool]) -> tuple[dict[str, float], dict[str, int]]:
+    """The share of new rows whose class is told and is another than the predicted one, and how many tell it."""
     (target,) = found.columns[2]
     truths = found.file.labels_of(target, found.classes)
     if strangers := sorted({*truths} - {"", *found.classes}):
         log.warning("Rows whose %s is none of the run's classes are not judged: %s", target, listed(strangers))
-    told = [(label, truth) for label, truth in zip(found.labels, truths, strict=False) if truth in found.classes]
+    told = [
+        (label, truth)
+        for label, truth, is_new in zip(found.labels, truths, new, strict=False)
+        if truth in found.classes and is_new
+    ]
     wrong = sum(label != truth for label, truth in told)
     return ({target: wrong / len(told)}, {target: len(told)}) if told else ({}, {})
 
 
-def _errors(asked: Rows, columns: Sequence[str], predicted: Tensor) -> tuple[dict[str, float], dict[str, int]]:
-    """Root mean squared error of each target over the rows that have it, and how many these are."""
+def _errors(found: TablePredictions, new: Sequence[bool]) -> tuple[dict[str, float], dict[str, int]]:
+    """Root mean squared error of each target over the new rows that have it, and how many these are."""
     errors: dict[str, float] = {}
     known: dict[str, int] = {}
-    for name, found in zip(columns, predicted.unbind(1), strict=True):
-        values = asked.further.get(name, [])
-        rows = [row for row, value in enumerate(values) if value is not None]
+    for name, predicted in zip(found.columns[2], found.targets.unbind(1), strict=True):
+        values = found.file.further.get(name, [])
+        rows = [row for row, value in enumerate(values) if value is not None and new[row]]
         if rows:
-            measured = torch.tensor([values[row] for row in rows], dtype=torch.float64)
-            errors[name], known[name] = (found[rows] - measured).square().mean().sqrt().item(), len(rows)
+            truth = torch.tensor([values[row] for row in rows], dtype=torch.float64)
+            errors[name], known[name] = (predicted[rows] - truth).square().mean().sqrt().item(), len(rows)
     return errors, known
 
 

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fewstep.core.over_tasks import sequential, vectorized
-from fewstep.core.running import plain, traced
+from fewstep.core.running import compiled, plain, traced
 from fewstep.core.trust_region import TrustRegion
 from fewstep.errors import FewstepError, RecipeError
 from fewstep.experiments.sections import EnvironmentTasks, LocomotionTasks, NavigationTasks, ReinforceLoss
@@ -136,9 +136,11 @@ def build_reinforcement_learner(
     assert isinstance(recipe.tasks, EnvironmentTasks)
     chosen = recipe.execution
     # A replay is safe for our own modules, which depend on nothing but their arguments.
-    run = traced if recipe.model.kind != "custom" and chosen.over_tasks == "auto" else plain
+    acting = traced if recipe.model.kind != "custom" and chosen.over_tasks == "auto" else plain
+    run = compiled() if chosen.compile else acting
     at_once = chosen.chunk_size or _AT_ONCE
-    over_tasks = sequential() if chosen.over_tasks == "sequential" else vectorized(at_once, run)
+    apart = chosen.over_tasks == "sequential"
+    over_tasks = sequential(run if chosen.compile else plain) if apart else vectorized(at_once, run)
     return ReinforcementLearner(
         environment,
         policy_for(environment.actions, network),
@@ -150,6 +152,6 @@ def build_reinforcement_learner(
         curvature_every=recipe.meta.curvature_every,
         later_steps=recipe.evaluate.later_steps,
         over_tasks=over_tasks,
-        run=run,
+        run=acting,
         device=device,
     )

@@ -42,6 +42,8 @@ from fewstep.names import Normalization
 PAYS_TO_COMPILE = {"mlp": 20_000, "convnet": 128_000}
 """Iterations from which compiling saves more time than it takes, by the kind of model; of convolutional ones times
 filters, since those with few have little to save."""
+PAYS_TO_COMPILE_TIME_STEPS = 2_000_000
+"""Of the episodes of one inner step, in all iterations together: likewise, for reinforcement learning."""
 
 
 class Recipe(Section):
@@ -198,7 +200,6 @@ def _without_meaning(recipe: Recipe) -> dict[str, bool]:
         f"algorithm.kind = {kind!r}": kind in ("reptile", "averaging", "pretrained", "custom"),
         "model.norm": getattr(recipe.model, "norm", "none") != "none",
         "normalization": recipe.normalization != "transductive",
-        "execution.compile": recipe.execution.compile,
         "execution.remat": recipe.execution.remat,
         "execution.precision = 'bf16'": recipe.execution.precision == "bf16",
         "evaluate.variants": bool(recipe.evaluate.variants),

@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import NOTHING, FromPython, metric_of
+from fewstep.experiments.build import NOTHING, FromPython, chosen_by, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluated import check_metrics, check_split, described, errors, file_name, per_task, points
 from fewstep.experiments.illustration import illustrate, is_stored
@@ -226,7 +226,7 @@ def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Reci
     candidates = _candidates(recipe, plan)
     if len(candidates) == 1:
         return candidates[0]
-    metric = metric_of(recipe)
+    metric = chosen_by(recipe)
     plan = plan.model_copy(update={"tasks": plan.tune_tasks or plan.tasks, "repeats": 1})
     scores = [_tuning_score(_curves(learner_of(c), data, plan, "val").curves[metric], metric) for c in candidates]
     best = scores.index(min(scores))

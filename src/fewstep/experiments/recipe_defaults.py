@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from fewstep.experiments.config import PAYS_TO_COMPILE
-from fewstep.experiments.sections import ENVIRONMENTS, ConvNetModel, Meta
+from fewstep.experiments.config import PAYS_TO_COMPILE, PAYS_TO_COMPILE_TIME_STEPS
+from fewstep.experiments.sections import (
+    ENVIRONMENTS,
+    ConvNetModel,
+    EnvironmentTasks,
+    LocomotionTasks,
+    Meta,
+    NavigationTasks,
+)
+
+_HORIZONS = {"navigation": NavigationTasks.model_fields["horizon"].default}
+_HORIZON = LocomotionTasks.model_fields["horizon"].default
 
 
 def fill_in(values: dict[str, Any]) -> None:
@@ -38,20 +49,21 @@ def _compile(values: dict[str, Any]) -> None:
     execution = values.setdefault("execution", {})
     if not isinstance(execution, dict) or "compile" in execution:
         return
-    least = PAYS_TO_COMPILE.get(str(value("model", "kind")))
-    iterations = value("meta", "iterations", Meta().iterations)
-    filters = value("model", "filters", ConvNetModel.model_fields["filters"].default)
-    is_deep = value("model", "kind") == "convnet"
-    meta_learns = value("algorithm", "kind") != "averaging"
-    one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
-    known = value("loss", "kind") not in ("custom", "reinforce") and value("algorithm", "kind") != "custom"
+    kind, iterations = value("model", "kind"), value("meta", "iterations", Meta().iterations)
+    if value("loss", "kind") == "reinforce":
+        sizes = (
+            iterations,
+            value("meta", "batch_size", Meta().batch_size),
+            value("tasks", "trajectories", EnvironmentTasks().trajectories),
+            value("tasks", "horizon", _HORIZONS.get(str(value("tasks", "kind")), _HORIZON)),
+        )
+        least, known = PAYS_TO_COMPILE_TIME_STEPS, kind == "mlp" and value("tasks", "kind") != "custom"
+    else:
+        filters = value("model", "filters", ConvNetModel.model_fields["filters"].default)
+        sizes = (iterations, filters if kind == "convnet" else 1)
+        least = PAYS_TO_COMPILE.get(str(kind), math.inf)
+        meta_learns = value("algorithm", "kind") not in ("averaging", "custom")
+        one_size = value("tasks", "kind") != "table" or value("tasks", "queries") is not None
+        known = meta_learns and one_size and value("loss", "kind") != "custom"
     by_default = known and execution.get("over_tasks", "auto") == "auto"
-    execution["compile"] = bool(
-        least
-        and isinstance(iterations, int)
-        and isinstance(filters, int)
-        and iterations * (filters if is_deep else 1) >= least
-        and meta_learns
-        and one_size
-        and by_default
-    )
+    execution["compile"] = by_default and all(isinstance(size, int) for size in sizes) and math.prod(sizes) >= least

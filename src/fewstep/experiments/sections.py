@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
 from fewstep.names import Distance, Method, Normalization
 
@@ -120,10 +119,12 @@ class FolderTasks(ImageTasks):
         return self
 
 
-def _in_order(classes: list[str]) -> list[str]:
-    """As numbers, if all of them are, else as text."""
-    names = [name.strip() for name in classes]
-    return sorted(names, key=int) if all(re.fullmatch(r"-?\d{1,18}", name) for name in names) else sorted(names)
+def _as_text(classes: Any) -> Any:
+    """Names of classes as a table's cells are compared with them: whole numbers are text there."""
+    if not isinstance(classes, list):
+        return classes
+    whole = [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in classes]
+    return [name.strip() if isinstance(name, str) else name for name in whole]
 
 
 class TableTasks(Section):
@@ -138,7 +139,7 @@ class TableTasks(Section):
     """Columns that the model sees."""
     targets: Annotated[list[str], Field(min_length=1)]
     """Columns that it predicts."""
-    classes: Annotated[list[str], Field(min_length=2), AfterValidator(_in_order)] | None = None
+    classes: Annotated[list[str], BeforeValidator(_as_text), Field(min_length=2)] | None = None
     """Where the one target is a class, which means the same in all tasks: the names of all, as its column has them."""
     shots: PositiveInt = 5
     """Support rows of a task, K."""

@@ -124,8 +124,9 @@ def _candidates(base: Recipe, settings: Iterable[str], device: str, *, rounded: 
     choices: dict[str, list[Any]] = {}
     if device == "cpu":
         choices["execution.threads"] = sorted({1, _cores(), torch.get_num_threads()})
-    if not isinstance(base.algorithm, Averaging) and not isinstance(base.loss, ReinforceLoss):
+    if not isinstance(base.algorithm, Averaging):
         choices["execution.compile"] = ["false", "true"]
+    if not isinstance(base.algorithm, Averaging) and not isinstance(base.loss, ReinforceLoss):
         choices["execution.precision"] = ["float32", *(["tf32"] if device != "cpu" else []), "bf16"] if rounded else []
     varied = {key: values for key, values in choices.items() if values and not {key, "execution"} & fixed}
     for values in itertools.product(*varied.values()):

@@ -90,7 +90,7 @@ def read_table(
     numeric = [*inputs, *([] if classes else targets)]
     label = targets[0] if classes else None
     read = read_rows(path, task, numeric, label=label, classes=classes or (), drop=drop, remedy=remedy)
-    numbers = _with_classes(read, classes, path, targets[0]) if classes else read.numbers
+    numbers = _with_classes(read, classes, path, targets[0], remedy) if classes else read.numbers
     for name, row in zip(read.tasks, numbers, strict=True):
         rows.setdefault(name, []).append(row)
     values = {name: torch.tensor(group, dtype=torch.float64) for name, group in rows.items()}
@@ -106,13 +106,13 @@ def read_table(
     return Table(groups, task, tuple(inputs), tuple(targets), digest.hexdigest())
 
 
-def _with_classes(read: Rows, classes: Sequence[str], path: str | Path, column: str) -> list[list[float]]:
+def _with_classes(read: Rows, classes: Sequence[str], path: str | Path, column: str, remedy: str) -> list[list[float]]:
     """The numbers of each row, and after them that of its class."""
     places = {name: place for place, name in enumerate(classes)}
     if strangers := sorted(set(read.labels) - places.keys()):
         raise DataError(
-            f"The cells of {column!r} in `{path}` must be one of the classes {quoted(classes)}: got "
-            f"{quoted(strangers)}. Correct these cells, or name all classes in tasks.classes."
+            f"The cells of {column!r} in `{path}` must be one of tasks.classes, {quoted(classes)}: got "
+            f"{quoted(strangers)}. {remedy}"
         )
     return [[*numbers, places[label]] for numbers, label in zip(read.numbers, read.labels, strict=True)]
 
