@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 import fewstep
 from fewstep import FewShotClassifier, FewShotRegressor, predict_table
 from fewstep.core.rng import generator
-from fewstep.errors import RecipeError
+from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.training.records import RunFolder
 
@@ -219,6 +220,27 @@ def test_recipes_of_classes_that_cannot_be_are_refused(setting, message):
 def test_whole_numbers_are_names_of_classes_too():
     tasks = RECIPE["tasks"] | {"path": "t.csv", "classes": [1, 0]}
     assert load_recipe(RECIPE | {"tasks": tasks}).tasks.classes == ["1", "0"]
+
+
+def test_the_rows_of_each_class_are_told_and_one_without_any(tmp_path, caplog):
+    caplog.set_level("INFO")
+    tasks = RECIPE["tasks"] | {"path": str(write(tmp_path / "t.csv", range(12))), "classes": ["yes", "perhaps", "no"]}
+    fewstep.train(RECIPE | {"tasks": tasks, "meta": {"iterations": 1}}, out=tmp_path / "run")
+    assert re.search(r"Rows for meta-training: \d+ of 'yes', 0 of 'perhaps', \d+ of 'no'", caplog.text)
+    assert "No row for meta-training is of 'perhaps': nothing is learned of it" in caplog.text
+
+
+def test_support_rows_without_any_class_are_an_error(run, tmp_path):
+    support = write(tmp_path / "s.csv", [100], drop=range(16))
+    with pytest.raises(
+        DataError, match="must have rows that are complete: all 16 lack something, line 2, 'fault': empty"
+    ):
+        predict_table(run, support, support)
+
+
+def test_classes_have_no_scale(run):
+    with pytest.raises(ValueError, match=r"Classes have no scale.* in the order of tasks\.classes"):
+        fewstep.standardization(run).restore(torch.zeros(3, 2))
 
 
 def test_what_is_best_is_chosen_by_the_loss_of_few_rows(run):

@@ -263,8 +263,9 @@ def load_adapted(folder: str | Path, model: nn.Module | None = None) -> AdaptedC
     folder = Path(folder)
     if not is_adapted(folder):
         raise RunError(
-            f"ADAPTED must be a folder made by `fewstep adapt`: {folder} is none. Make one with "
-            "`fewstep adapt RUN --support DIR`."
+            f"ADAPTED must be a folder made by `fewstep adapt` from pictures: {folder} is none. Make one with "
+            "`fewstep adapt RUN --support DIR`. A run on a table predicts rows where it adapts: `fewstep adapt RUN "
+            "--support MEASURED --predict OTHERS`."
         )
     stored = read_json(folder / "config.json")
     if stored.get("format") != FORMAT:

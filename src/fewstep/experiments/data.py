@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from fewstep.errors import DataError, RecipeError
+from fewstep.errors import DataError, RecipeError, quoted
 from fewstep.experiments.build_reinforcement import build_environment, spaces_of
 from fewstep.experiments.execution import checked_device
 from fewstep.experiments.sections import (
@@ -301,6 +303,14 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
         len(read.groups),
         ", ".join(f"{len(names)} for {_PURPOSES[split]}" for split, names in splits.items()),
     )
+
+    if tasks.classes:
+        of_train = [read.groups[name].targets.tolist() for name in splits["train"] if name in read.groups]
+        rows_of = Counter(chain.from_iterable(of_train))
+        told = [f"{rows_of[place]} of {name!r}" for place, name in enumerate(tasks.classes)]
+        log.info("Rows for meta-training: %s", ", ".join(told))
+        if absent := [name for place, name in enumerate(tasks.classes) if not rows_of[place]]:
+            log.warning("No row for meta-training is of %s: nothing is learned of it", quoted(absent))
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         groups = {name: scale.standardize(read.groups[name]) for name in splits[split] if name in read.groups}

@@ -56,6 +56,11 @@ def check(folder: Path) -> list[Found]:
     Raises:
         DataError: There is nothing that can be used.
     """
+    if folder.is_file() and folder.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet"):
+        raise DataError(
+            f"Pictures are looked at, in a folder or a zip archive: got the table {folder}. What is in a table, "
+            "`fewstep train` tells first."
+        )
     kinds: list[tuple[str, Callable[[Path], _Contents]]] = []
     if omniglot.is_omniglot(folder):
         kinds.append(("Omniglot", _omniglot))

@@ -324,7 +324,11 @@ def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], r
         else:
             faults += told
     if faults or not rows.tasks:
-        faults = faults or left_out
+        if not faults:
+            raise DataError(
+                f"`{path}` must have rows that are complete: all {len(raw.rows)} lack something, "
+                f"{listed(left_out, '; ')}. Fill in some of them."
+            )
         raise DataError(
             f"Every row of `{path}` must name its task{' and its class' if labelled else ''} and have finite numbers "
             "where numbers are read: got "

@@ -222,6 +222,11 @@ class Standardization(NamedTuple):
 
 
 def _require_columns(what: str, values: Tensor, mean: Tensor) -> None:
+    if not len(mean):
+        raise ValueError(
+            "Classes have no scale: the target of this run is one. A model's outputs are their scores, and examples "
+            "have their numbers, int64 `[rows]`, both in the order of tasks.classes."
+        )
     if values.dim() < 2 or values.shape[-1] != len(mean):
         raise ValueError(
             f"`{what}` must be [rows, {len(mean)}], a column for each that the run was trained with: got "
