@@ -294,11 +294,6 @@ def metric_of(recipe: Recipe) -> str:
     return {"cross_entropy": "accuracy", "reinforce": "return"}.get(recipe.loss.kind, "loss")
 
 
-def chosen_by(recipe: Recipe) -> str:
-    """The metric that checkpoints and rates are chosen by; of a table's few rows the loss: accuracies have ties."""
-    return "loss" if isinstance(recipe.tasks, TableTasks) else metric_of(recipe)
-
-
 def _loss(recipe: Recipe, custom: Loss | None) -> tuple[Loss, dict[str, Loss]]:
     _check_passed("loss", recipe.loss.kind, custom)
     if custom is not None:

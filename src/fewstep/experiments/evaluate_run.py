@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from fewstep.errors import RecipeError
-from fewstep.experiments.build import NOTHING, FromPython, chosen_by, metric_of
+from fewstep.experiments.build import NOTHING, FromPython, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluated import check_metrics, check_split, described, errors, file_name, per_task, points
 from fewstep.experiments.illustration import illustrate, is_stored
@@ -226,11 +226,13 @@ def tuned(recipe: Recipe, data: Data, plan: Evaluate, learner_of: Callable[[Reci
     candidates = _candidates(recipe, plan)
     if len(candidates) == 1:
         return candidates[0]
-    metric = chosen_by(recipe)
+    # Accuracies of few examples have ties, which the loss decides.
+    metrics = dict.fromkeys([metric_of(recipe), "return" if recipe.loss.kind == "reinforce" else "loss"])
     plan = plan.model_copy(update={"tasks": plan.tune_tasks or plan.tasks, "repeats": 1})
-    scores = [_tuning_score(_curves(learner_of(c), data, plan, "val").curves[metric], metric) for c in candidates]
+    curves = [_curves(learner_of(candidate), data, plan, "val").curves for candidate in candidates]
+    scores = [[_tuning_score(each[metric], metric) for metric in metrics] for each in curves]
     best = scores.index(min(scores))
-    told = math.isfinite(scores[best]) and scores.count(scores[best]) == 1
+    told = math.isfinite(scores[best][0]) and scores.count(scores[best]) == 1
     if told and len(plan.tune_inner_lr) > 2 and plan.method != "nearest_neighbour":
         rates = plan.tune_inner_lr
         if rates[best] in (min(rates), max(rates)):

@@ -17,7 +17,7 @@ import torch
 
 from fewstep.core.rng import generator
 from fewstep.errors import RunError
-from fewstep.experiments.build import FromPython, build_learner, chosen_by, metric_of
+from fewstep.experiments.build import FromPython, build_learner, metric_of
 from fewstep.experiments.config import Recipe, validated_every
 from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
@@ -282,9 +282,7 @@ def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[]
         known = [name for name in ("loss", metric) if name in curves]
         tell_of_non_finite(Evaluation(curves, fingerprint), [metric], "val")
         last = {name: curves[name][:, -1].mean().item() for name in known}
-        decisive = chosen_by(recipe)
-        score = -last[decisive] if decisive in MORE_IS_BETTER else last[decisive]
-        return {"score": score, "steps": steps, **last}
+        return {"score": -last[metric] if metric in MORE_IS_BETTER else last[metric], "steps": steps, **last}
 
     return validate
 
