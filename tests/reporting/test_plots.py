@@ -201,6 +201,11 @@ def test_labels_name_the_settings_that_panels_do_not():
     assert list(lines(plots._learning_curves(entries).axes[0])) == ["a, 5 queries", "b, 1 query"]
 
 
+def test_one_run_with_its_rows_divided_once_and_several_times_has_two_curves():
+    entries = [("a", evaluation([1.0, 0.5], recipe="x", **again)) for again in ({}, {"repeats": 10})]
+    assert list(lines(plots._learning_curves(entries).axes[0])) == ["a", "a, mean of 10 divisions of each task's rows"]
+
+
 def test_one_run_at_two_rates_has_two_curves_that_name_them():
     entries = [("a", evaluation([1.0, rate], recipe="x", inner_lr=rate)) for rate in (0.1, 0.2)]
     assert list(lines(plots._learning_curves(entries).axes[0])) == ["a, inner rate 0.1", "a, inner rate 0.2"]

@@ -202,7 +202,7 @@ def _panel_title(evaluation: Mapping[str, Any]) -> str:
 
 def _curve_names(entries: Sequence[Entry]) -> list[str]:
     """Labels, with the number of seeds and those settings that panels do not tell apart."""
-    fields = differing(entries, ("tasks", "queries", "normalization", "checkpoint"))
+    fields = differing(entries, ("tasks", "queries", "repeats", "trajectories", "normalization", "checkpoint"))
 
     def name(entry: Entry, fields: Iterable[str]) -> str:
         label, evaluation = entry
