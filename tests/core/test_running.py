@@ -59,10 +59,17 @@ def test_without_a_compiler_a_function_runs_as_it_is_and_one_line_says_so(
     def failing(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no C++ compiler\nfound, in many lines")
 
+    calls: list[Params] = []
+
+    def counted(shared: Params, task: Tensor) -> Tensor:
+        calls.append(shared)
+        return squares(shared, task)
+
     monkeypatch.setattr(running, "_compile", failing)
-    mapped = vectorized(run=compiled())(squares)
-    for _ in range(2):
+    mapped = vectorized(run=compiled())(counted)
+    for _ in range(3):
         assert_same(mapped(SHARED, TASKS), vectorized()(squares)(SHARED, TASKS), atol=0, rtol=0)
+    assert len(calls) == 1  # to record what it does, which is replayed
     (record,) = own(caplog)
     assert record.levelno == logging.WARNING
     assert "no C++ compiler" in record.getMessage()

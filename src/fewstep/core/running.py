@@ -69,8 +69,8 @@ def compiled() -> Run:
     """Records like `traced`, and compiles the recording: the passes over memory between the products are fused.
 
     Compiling takes seconds to a minute for each structure of inputs, once for each machine: torch keeps what it
-    compiled. Each compiled function is compared with the function itself on its first inputs; where they disagree, or
-    where there is no compiler, the function runs as it is, with one line in the log.
+    compiled. Each compiled function is compared with the function itself on its first inputs; where they disagree the
+    function runs as it is, and where there is no compiler its recording, with one line in the log.
 
     Returns:
         A `Run` that compiles recordings of the same operations once: steps that do the same share one.
@@ -185,7 +185,7 @@ def _compiled(recording: GraphModule, function: Function, args: tuple[Any, ...],
         raise
     except Exception as failure:  # whatever a compiler may raise
         warn("The meta-gradient is not compiled (%s): %s", _first_line(failure), _SLOWER)
-        return function
+        return recording
     if not error < allowed:
         warn("A part of the meta-gradient is off by %.1e when compiled: %s", error, _SLOWER)
         return function
