@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
@@ -317,8 +318,11 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         classes = None if self.run is None else classes_of(recipe_of(open_run(self.run)))
         if classes is None:
             return None
-        of_numbers = labels.dtype.kind in "iuf" and all(name.lstrip("-").isdecimal() for name in classes)
-        return np.unique(np.array([*map(int, classes)], labels.dtype) if of_numbers else np.array(classes))
+        if labels.dtype.kind not in "iuf" or not all(re.fullmatch(r"0|-?[1-9]\d{0,15}", name) for name in classes):
+            return np.unique(classes)
+        numbers = np.unique([int(name) for name in classes])
+        alike = numbers.astype(labels.dtype)  # which may be too narrow
+        return alike if (alike == numbers).all() else numbers
 
     def _order_of_run(self, classes: np.ndarray) -> np.ndarray:
         """The place among the sorted classes of that of each output."""

@@ -158,6 +158,25 @@ def test_classes_that_are_numbers_may_come_as_numbers(tmp_path, kind):
     assert 0 <= classifier.score(X, y) <= 1
 
 
+@pytest.mark.parametrize(
+    ("names", "labels", "known"),
+    [
+        (["-1", "1"], np.array([1, 1], np.uint8), [-1, 1]),
+        (["01", "02"], np.array(["01", "02"]), ["01", "02"]),
+        (["10", "9"], np.array([9, 10], np.float32), [9, 10]),
+    ],
+)
+def test_classes_come_in_a_type_that_holds_them(tmp_path, names, labels, known):
+    lines = [",".join([*row[:3], names[row[3] == "yes"]]) for machine in range(12) for row in rows_of(machine)]
+    (tmp_path / "t.csv").write_text("\n".join(["machine,load,heat,fault", *lines]))
+    tasks = RECIPE["tasks"] | {"path": str(tmp_path / "t.csv"), "classes": names}
+    odd = fewstep.train(RECIPE | {"tasks": tasks, "meta": {"iterations": 1}}, out=tmp_path / "run")
+    classifier = FewShotClassifier.from_run(odd).fit(np.zeros((2, 2)), labels)
+    assert classifier.classes_.tolist() == known
+    with pytest.raises(ValueError, match="Labels must be among the classes"):
+        FewShotClassifier.from_run(odd).fit(np.zeros((2, 2)), np.array([3, 3]))
+
+
 def test_other_classes_at_the_first_part_are_refused(run):
     X, y = arrays(100)
     with pytest.raises(ValueError, match=r"classes of the run are \['no', 'yes'\]: got \['x', 'y'\]"):

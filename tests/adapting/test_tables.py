@@ -249,3 +249,15 @@ def test_a_scaler_before_a_run_on_a_table_is_told_of(run, caplog):
     caplog.clear()
     regressor.fit(doses, responses * 1000)
     assert "Targets lie far from those that the run was trained with" in caplog.text
+
+
+def test_rows_that_were_adapted_to_are_not_judged_by_one_of_several_targets_either(tmp_path):
+    lines = [f"t{task},{x},{task * x},{task - x}" for task in range(1, 8) for x in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["task,x,y,z", *lines]))
+    tasks = {"kind": "table", "path": str(tmp_path / "t.csv"), "task": "task", "inputs": ["x"], "targets": ["y", "z"]}
+    recipe = {"tasks": tasks | {"shots": 3}, "model": {"kind": "mlp", "hidden": [4]}, "algorithm": {"kind": "maml"}}
+    run = fewstep.train(recipe, out=tmp_path / "run", settings=["meta.iterations=1"])
+    (tmp_path / "fewer.csv").write_text("\n".join(["task,x,y", *(line.rpartition(",")[0] for line in lines)]))
+    assert predict_table(run, tmp_path / "t.csv", tmp_path / "fewer.csv").known == {}
+    (tmp_path / "more.csv").write_text((tmp_path / "fewer.csv").read_text() + "\nt1,9,9\n")
+    assert predict_table(run, tmp_path / "t.csv", tmp_path / "more.csv").known == {"y": 1}

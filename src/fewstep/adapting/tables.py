@@ -8,7 +8,7 @@ import io
 import logging
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -240,15 +240,18 @@ def predict_table(
 def _new(found: TablePredictions, rows_of: Mapping[str, list[int]], measured: Mapping[str, Batch]) -> list[bool]:
     """Which rows are none that was adapted to: those of a task are there if all of them are."""
     _, _, targets = found.columns
+    there = [place for place, name in enumerate(targets) if name in found.file.further]
+    truths: list[Any]
     if found.classes:
         places = {name: place for place, name in enumerate(found.classes)}
         truths = [places.get(label) for label in found.file.labels_of(targets[0], found.classes)]
     else:
-        truths = list(zip(*(found.file.further.get(name, []) for name in targets), strict=False))
+        truths = list(zip(*(found.file.further[targets[place]] for place in there), strict=True))
     new = [True] * len(found.tasks)
     for task, rows in rows_of.items() if truths else ():
         inputs, known = measured[task].inputs.tolist(), measured[task].targets.tolist()
-        left = Counter((*x, y if found.classes else tuple(y)) for x, y in zip(inputs, known, strict=True))
+        truths_of: list[Any] = known if found.classes else [tuple(y[place] for place in there) for y in known]
+        left = Counter((*x, y) for x, y in zip(inputs, truths_of, strict=True))
         keys = {row: (*found.inputs[row].tolist(), truths[row]) for row in rows}
         if left - Counter(keys.values()):
             continue

@@ -41,6 +41,7 @@ _MOST = 0.95
 """Relative error beside the exact result that no compiled function may have, whatever rounding alone does: less than
 that of a result of zeros."""
 _SLOWER = "it runs as it is, which is slower and otherwise the same"
+_REPLAYED = "its operations are replayed, which is slower and otherwise the same"
 
 _compile: Any = cast("Any", torch).compile
 
@@ -184,7 +185,7 @@ def _compiled(recording: GraphModule, function: Function, args: tuple[Any, ...],
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as failure:  # whatever a compiler may raise
-        warn("The meta-gradient is not compiled (%s): %s", _first_line(failure), _SLOWER)
+        warn("The meta-gradient is not compiled (%s): %s", _first_line(failure), _REPLAYED)
         return recording
     if not error < allowed:
         warn("A part of the meta-gradient is off by %.1e when compiled: %s", error, _SLOWER)

@@ -58,7 +58,7 @@ def is_stored(run: RunFolder, iteration: int | None) -> bool:
     """Whether there is something to be drawn; of the meta-parameters of an iteration, if one is given."""
     path = run.path / "illustration.json"
     stored = read_json(path) if path.is_file() else []
-    return bool(stored) and iteration in (None, stored[0].get("iteration"))
+    return bool(stored) and iteration in (None, stored[0].get("iteration", iteration))  # none in those of before
 
 
 def _keep(run: RunFolder, learner: BuiltLearner, examples: list[dict[str, Any]]) -> None:
