@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fewstep.core.stages import in_stages
+from fewstep.core.over_tasks import auto, sequential, vectorized
+from fewstep.core.running import RECORDINGS
+from fewstep.core.stages import Repeated, in_stages
 from fewstep.core.tracing import record
 
 from .problems import assert_same, draw
@@ -66,6 +68,71 @@ def test_random_numbers_of_the_first_stage_are_the_same_in_the_second() -> None:
     for _ in range(2):
         result, kept = first(ones)
         assert_same(second(ones, kept, ones), result.log())
+
+
+def of_layers(weights: Any, inputs: Tensor, new: Tensor) -> Tensor:
+    hidden = (inputs @ weights["a"]).tanh()
+    return hidden @ weights["b"] * new
+
+
+TASKS = draw(6, 5, 3, seed=6)
+
+
+def expected(weights: Any, tasks: Tensor, new: Tensor) -> Tensor:
+    return torch.stack([of_layers(weights, task, new) for task in tasks])
+
+
+@pytest.mark.parametrize("over_tasks", [vectorized(), vectorized(4), sequential(), auto()])
+def test_a_repeated_function_is_the_function_for_all_that_is_new(over_tasks: Any) -> None:
+    repeated, new = Repeated(of_layers), draw(2, seed=7)
+    for weights in (EARLY[0], {name: leaf + 1 for name, leaf in EARLY[0].items()}):
+        mapped = repeated.over(over_tasks, weights, TASKS, new)
+        for seed in range(2):
+            new = draw(2, seed=seed)
+            assert_same(mapped(new), expected(weights, TASKS, new))
+
+
+def test_a_repeated_function_makes_products_of_what_does_not_change_once() -> None:
+    parts: list[GraphModule] = []
+
+    def noting(function: Any) -> Function:
+        def run(*args: Any) -> Any:
+            parts.append(record(function, *args))
+            return function(*args)
+
+        return run
+
+    mapped = Repeated(of_layers).over(vectorized(run=noting), EARLY[0], TASKS, draw(2))
+    for seed in range(2):
+        mapped(draw(2, seed=seed))
+    products = [calls(part, "aten.mm") + calls(part, "aten.bmm") for part in parts]
+    assert products == [2, 0, 0]
+
+
+def test_a_repeated_function_that_cannot_be_recorded_runs_as_it_is() -> None:
+    def branches(weights: Any, inputs: Tensor, new: Tensor) -> Tensor:
+        result = of_layers(weights, inputs, new)
+        return result if inputs.sum() > 0 else -result
+
+    mapped, new = Repeated(branches).over(sequential(), EARLY[0], TASKS, draw(2)), draw(2, seed=7)
+    assert_same(mapped(new), torch.stack([branches(EARLY[0], task, new) for task in TASKS]))
+    assert len({bool(task.sum() > 0) for task in TASKS}) == 2
+
+
+def test_a_repeated_function_of_ever_other_sizes_records_some_of_them() -> None:
+    counted: list[int] = []
+
+    def counting(weights: Any, inputs: Tensor, new: Tensor) -> Tensor:
+        counted.append(len(inputs))
+        return of_layers(weights, inputs, new)
+
+    repeated, new = Repeated(counting), draw(2, seed=7)
+    for size in range(1, RECORDINGS + 3):
+        tasks = draw(2, size, 3, seed=size)
+        for _ in range(2):
+            mapped = repeated.over(sequential(), EARLY[0], tasks, new)
+            assert_same(mapped(new), expected(EARLY[0], tasks, new))
+    assert [counted.count(size) for size in range(1, RECORDINGS + 3)] == [1] * RECORDINGS + [4] * 2
 
 
 def test_what_is_computed_twice_is_recorded_once() -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch.fx import Graph, GraphModule
 
 from fewstep.core.products import PRODUCTS
-from fewstep.core.running import Run, plain
+from fewstep.core.running import RECORDINGS, Run, plain
 from fewstep.core.tracing import record
-from fewstep.core.trees import leaves, tree_map
+from fewstep.core.trees import index, leaves, signature, tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
     from torch.fx import Node
+
+    from fewstep.core.types import OverTasks
 
 _TENSOR = object()
 
@@ -68,6 +71,70 @@ def in_stages(
         return _filled(second_like, iter(then(*leaves(early), *kept, *leaves(late))))
 
     return first, second
+
+
+@final
+class Repeated:
+    """A function of one task that is mapped over the same tasks many times: what does not change is computed once.
+
+    Its operations are recorded once for each size of its arguments, and where that cannot be done it runs as it is.
+
+    Args:
+        function: Of what all tasks share, one task, and what is new each time. It depends on nothing but these.
+    """
+
+    def __init__(self, function: Callable[[Any, Any, Any], Any]) -> None:
+        self._function = function
+        self._known: dict[Any, tuple[Any, Any]] = {}
+
+    def over(self, over_tasks: OverTasks, shared: Any, tasks: Any, like: Any) -> Callable[[Any], Any]:
+        """Map it over tasks, for every argument to come.
+
+        Args:
+            over_tasks: How the map over tasks is executed.
+            shared: What does not change, of all tasks.
+            tasks: What does not change, of each.
+            like: Shaped as what is new each time.
+
+        Returns:
+            A function of what is new, whose results lead with a `tasks` axis.
+        """
+        first, second = self._stages(shared, index(tasks, 0), like)
+        kept, mapped = over_tasks(first)(shared, tasks), over_tasks(second)
+        return lambda new: mapped((shared, new), (tasks, kept))
+
+    def _stages(self, shared: Any, task: Any, new: Any) -> tuple[Any, Any]:
+        key = signature((shared, task, new))
+        if key not in self._known:
+            if len(self._known) == RECORDINGS:
+                return _nothing, self._whole
+            self._known[key] = self._split(shared, task, new)
+        return self._known[key]
+
+    def _split(self, shared: Any, task: Any, new: Any) -> tuple[Any, Any]:
+        def of_both(early: tuple[Any, Any], new: Any) -> tuple[Any, Any]:
+            return (), self._function(*early, new)
+
+        try:
+            first, second = in_stages(of_both, (shared, task), new)
+        except RuntimeError:  # a branch on a tensor, say; a fault of the function's own comes again
+            return _nothing, self._whole
+        return partial(_early, first), partial(_late, second)
+
+    def _whole(self, shared: tuple[Any, Any], task: tuple[Any, Any]) -> Any:
+        return self._function(shared[0], task[0], shared[1])
+
+
+def _nothing(*_: Any) -> list[Tensor]:
+    return []
+
+
+def _early(first: Any, shared: Any, task: Any) -> list[Tensor]:
+    return first((shared, task))[1]
+
+
+def _late(second: Any, shared: tuple[Any, Any], task: tuple[Any, list[Tensor]]) -> Any:
+    return second((shared[0], task[0]), task[1], shared[1])
 
 
 def _kept(graph: Graph, early: list[Node], results: list[Node]) -> list[Node]:

@@ -10,11 +10,13 @@ line search holds what the expansion promises.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import torch
 
 from fewstep.core.expect import expect_number, expect_whole
+from fewstep.core.stages import Repeated
 from fewstep.core.trees import detach, flatten, mean, unflatten
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Divergence:
     a first-order adaptation does, have another A than finite differences would see: the product is then that of the
     detached outputs, and the line search holds the divergence itself to the radius.
 
+    Both depend on nothing but their arguments: what a product needs of them is recorded.
+
     Attributes:
         outputs: Of parameters and one task, any tree: an adapted policy's distributions, say.
         distance: Scalar of such outputs and the task.
@@ -50,6 +54,23 @@ class Divergence:
     def __call__(self, params: Any, task: Any) -> Tensor:
         """d_i(theta)."""
         return self.distance(self.outputs(params, task), task)
+
+    @cached_property
+    def curvature(self) -> Repeated:
+        """Products with the Hessian, v -> A^T (K (A v)): along the outputs, bent by the distance, and back."""
+        return Repeated(self._curved)
+
+    def _curved(self, params: Any, task: Any, vector: Any) -> Any:
+        def outputs(params: Any) -> Any:
+            return self.outputs(params, task)
+
+        def pull(outputs: Any) -> Any:
+            return torch.func.grad(self.distance)(outputs, task)
+
+        reached, back, *_ = torch.func.vjp(outputs, params)
+        moved = torch.func.jvp(outputs, (params,), (vector,))[1]
+        bent = torch.func.jvp(pull, (reached,), (moved,))[1]
+        return back(bent)[0]
 
 
 @final
@@ -160,10 +181,10 @@ def curvature_product(
     start = flatten(params)
 
     if config.curvature == "exact":
-        products = over_tasks(_CurvatureProduct(divergence))
+        product = divergence.curvature.over(over_tasks, params, tasks, like=params)
 
         def curved(vector: Tensor) -> Tensor:
-            return flatten(mean(products((params, unflatten(vector, params)), tasks)))
+            return flatten(mean(product(unflatten(vector, params))))
 
     else:
         gradients = over_tasks(_Gradient(divergence))
@@ -242,25 +263,3 @@ class _Values:
 
     def __call__(self, params: Any, task: Any) -> tuple[Tensor, Tensor]:
         return self.objective(params, task), self.divergence(params, task)
-
-
-@final
-@dataclass(frozen=True)
-class _CurvatureProduct:
-    """H v = A^T (K (A v)): along the outputs, bent by the distance, and back."""
-
-    divergence: Divergence
-
-    def __call__(self, point: tuple[Any, Any], task: Any) -> Any:
-        params, vector = point
-
-        def outputs(params: Any) -> Any:
-            return self.divergence.outputs(params, task)
-
-        def pull(outputs: Any) -> Any:
-            return torch.func.grad(self.divergence.distance)(outputs, task)
-
-        reached, back, *_ = torch.func.vjp(outputs, params)
-        moved = torch.func.jvp(outputs, (params,), (vector,))[1]
-        bent = torch.func.jvp(pull, (reached,), (moved,))[1]
-        return back(bent)[0]
