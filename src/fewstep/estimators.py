@@ -126,7 +126,7 @@ class _FewShot(BaseEstimator):
         if self.run is not None and isinstance(tasks, ImageTasks):
             self.preparation_ = preparation_of(self.run)
         if self.run is not None and isinstance(tasks, TableTasks):
-            self.scale_, self._columns, self._targets = standardization(self.run), tasks.inputs, tasks.targets
+            self.scale_, self._columns, self._targets = standardization(self.run), [*tasks.features], tasks.targets
         if self.preparation_ is None and (shapes := shapes_of(start.recipe)):
             self._require(*shapes, outputs)
         self.steps_ = start.recipe.evaluate.steps if self.steps is None else self.steps
@@ -140,9 +140,10 @@ class _FewShot(BaseEstimator):
 
     def _require(self, shape: tuple[int, ...], targets: int, outputs: int) -> None:
         if (shape, targets) != (self.shape_, outputs):
+            which = f": {', '.join(self._columns)}" if self.scale_ is not None else ""
             raise ValueError(
                 f"Examples must have the columns of the run's tasks, {shape[0]} in X and {targets} in y: got "
-                f"{self.n_features_in_} and {outputs}. Give those columns, in the order of the recipe."
+                f"{self.n_features_in_} and {outputs}. Give those columns, in the order of the recipe{which}."
             )
 
     def _inputs(self, X: np.ndarray) -> Tensor:  # noqa: N803

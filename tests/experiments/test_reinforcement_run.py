@@ -159,7 +159,7 @@ def test_the_meta_update_is_compiled_where_that_is_asked_for(
     monkeypatch.setattr(running, "_compile", lambda function, **_: functions.append(function) or function)
     settings = [*SMALL, "execution.over_tasks=auto", "execution.compile=true", "execution.chunk_size=3"]
     compiled = library.train("navigation", out=tmp_path / "compiled", settings=settings)
-    assert len(functions) == 3  # gradient, products, and the values of the line search
+    assert len(functions) == 4  # gradient, what products keep, products, and the values of the line search
     last, expected = (each.metrics()[-1]["return"] for each in (compiled, run))
     assert last == pytest.approx(expected, rel=1e-3)
 

@@ -15,6 +15,7 @@ from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError
 from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import load_recipe
+from fewstep.tasks.features import features
 from fewstep.tasks.rows import read_rows
 from fewstep.tasks.table import DOSE_RESPONSE, GroupedRows, Standardization, read_table, split_tasks
 
@@ -150,7 +151,7 @@ def test_parquet_without_pyarrow_names_the_extra_to_install(tmp_path, monkeypatc
         ("site;x;y\na;1;1.500\nb;2;950\n", r"'1\.500' in the column 'y' .* three decimals or be thousands"),
         ("site\tx\ty\na\t1\t1,500\nb\t2\t950\n", r"'1,500' in the column 'y'"),
         ("site;x;y\na;1,5;1.500\nb;0.25;2\n", r"'1\.500' in the column 'y'"),
-        ("site,x,y\na,lo,1\nb,hi,2\n", r"'x' .* must hold numbers: it has none, but 'lo', 'hi'\. Leave it out"),
+        ("site,x,y\na,lo,1\nb,hi,2\n", r"'x' .* hold numbers: it has none, but 'lo', 'hi'\. Name these in tasks.cat"),
         ("Results of May,,\n\nsite,x,y\na,1,2\n", r"line 3 does, and lines stand above it"),
         ("Site,x,y\na,1,2\n", r"lacks 'site', .* \('site' is perhaps 'Site'\)"),
         ("site,x,y\na;1;2\n", r"must have 3 cells, .* with ',' between them: .* line 2 \(1\)"),
@@ -294,16 +295,14 @@ def test_classes_of_a_parquet_file_are_read_as_its_csv_file_would_be(tmp_path, k
 
 def test_a_cell_of_another_class_is_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"cells of 'state' in .* tasks.classes, 'bad', 'fine': got 'good'\. Correct or remove"
+        DataError, match=r"cells of 'state' in .* the names in the recipe, 'bad', 'fine': got 'good'\. Correct or"
     ):
         read_classes(write(tmp_path, LABELLED), ("bad", "fine"))
 
 
 def test_a_row_without_its_class_is_told_or_left_out(tmp_path):
     path = write(tmp_path, LABELLED + "a,5,\na,6,NaN\n")
-    with pytest.raises(
-        DataError, match=r"name its task and its class .* line 6, 'state': empty; line 7, 'state': 'NaN'"
-    ):
+    with pytest.raises(DataError, match=r"name its task and 'state' .* line 6, 'state': empty; line 7, 'state': 'NaN'"):
         read_classes(path)
     assert read_classes(path, drop=["state"]).groups["a"].targets.tolist() == [0]
     assert read_classes(write(tmp_path, "site,x,state\na,1,None\na,2,n/a\n"), ("None", "n/a")).groups[
@@ -317,8 +316,67 @@ def test_a_curve_of_classes_is_refused(tmp_path):
 
 
 def test_words_where_numbers_are_expected_are_told_of_classes(tmp_path):
-    with pytest.raises(DataError, match=r"If it is what to predict, name these in tasks.classes"):
+    with pytest.raises(DataError, match=r"in tasks.classes if it is what to predict; or leave it out"):
         read(write(tmp_path, LABELLED), targets=("state",))
+
+
+MIXED = "site,x,salt,y,kind\na,1,KCl,10,p\nb,2, NaCl,20,q\na,3,NaCl,30,q\n"
+CATEGORIES = {"kind": ["q", "p"], "salt": ["NaCl", "KCl", "LiCl"]}
+
+
+def read_mixed(path: Path, categories=CATEGORIES, **how):
+    return read_table(path, "site", ["x", "salt", "kind"], ["y"], categories=categories, **how)
+
+
+def test_categories_are_indicators_in_the_order_of_the_inputs(tmp_path):
+    groups = read_mixed(write(tmp_path, MIXED)).groups
+    assert groups["a"].inputs.tolist() == [[1, 0, 1, 0, 0, 1], [3, 1, 0, 0, 1, 0]]
+    assert groups["a"].targets.tolist() == [[10], [30]]
+    names = ["x", "salt=NaCl", "salt=KCl", "salt=LiCl", "kind=q", "kind=p"]
+    assert features(["x", "salt", "kind"], CATEGORIES) == {name: "=" in name for name in names}
+
+
+def test_a_table_may_have_categories_alone_and_classes_beside_them(tmp_path):
+    table = read_table(
+        write(tmp_path, MIXED), "site", ["salt"], ["kind"], classes=["p", "q"], categories={"salt": CATEGORIES["salt"]}
+    )
+    assert table.groups["a"].inputs.tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert table.groups["a"].targets.tolist() == [0, 1]
+
+
+def test_categories_stay_indicators_when_columns_are_standardised(tmp_path):
+    groups = read_mixed(write(tmp_path, MIXED)).groups
+    scale = Standardization.fit(groups.values(), features(["x", "salt", "kind"], CATEGORIES).values())
+    inputs = torch.cat([scale.standardize(group).inputs for group in groups.values()])
+    assert inputs[:, 1:].tolist() == torch.cat([group.inputs for group in groups.values()])[:, 1:].tolist()
+    assert inputs[:, 0].mean().item() == pytest.approx(0, abs=1e-6)
+    assert scale.columns == (6, 1)
+
+
+def test_other_categories_change_what_a_table_is(tmp_path):
+    path = write(tmp_path, MIXED)
+    other = read_mixed(path, CATEGORIES | {"kind": ["p", "q"]})
+    assert len({read_mixed(path).content_hash, other.content_hash}) == 2
+
+
+def test_a_category_that_is_not_named_is_told_of(tmp_path):
+    with pytest.raises(DataError, match=r"cells of 'salt' in .* 'NaCl', 'LiCl': got 'KCl'\. Correct or remove"):
+        read_mixed(write(tmp_path, MIXED), CATEGORIES | {"salt": ["NaCl", "LiCl"]})
+
+
+def test_a_row_without_its_category_is_told_or_left_out(tmp_path):
+    path = write(tmp_path, MIXED + "b,4,,40,p\n")
+    with pytest.raises(DataError, match=r"name its task and 'kind' and 'salt' .* line 5, 'salt': empty"):
+        read_mixed(path)
+    assert len(read_mixed(path, drop=["salt"]).groups["b"].targets) == 1
+
+
+def test_words_among_the_inputs_are_told_with_what_to_write(tmp_path):
+    with pytest.raises(DataError, match=r"an input \(categories = \{ salt = \[\"KCl\", \"NaCl\"\] \}\)"):
+        read_table(write(tmp_path, MIXED), "site", ["x", "salt"], ["y"])
+    many = "site,x,a salt,y\n" + "".join(f"a,1,s{i},2\n" for i in range(4))
+    with pytest.raises(DataError, match=r"categories = \{ \"a salt\" = \[\"s0\", \"s1\", \"s2\", \.\.\.\] \}"):
+        read_table(write(tmp_path, many), "site", ["x", "a salt"], ["y"])
 
 
 def test_tasks_of_classes_are_drawn_as_others_and_their_classes_have_no_scale(tmp_path):

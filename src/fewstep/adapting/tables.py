@@ -20,6 +20,7 @@ from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError,
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
+from fewstep.tasks.features import features_of, numeric
 from fewstep.tasks.rows import read_rows
 from fewstep.tasks.table import read_table
 from fewstep.training.records import replaced
@@ -51,7 +52,8 @@ class TablePredictions(NamedTuple):
     Attributes:
         columns: The columns that name the task, its inputs and its targets.
         tasks: The task of each row.
-        inputs: In the user's units, float64 `[rows, input columns]`.
+        inputs: In the user's units, float64 `[rows, features]`: of a column of categories 1 for the row's own, 0 for
+            each other.
         targets: Predicted, in the user's units, float64 `[rows, target columns]`; of a target that is a class the
             probability of each, `[rows, classes]`.
         classes: Their names; of numbers none.
@@ -91,8 +93,8 @@ class TablePredictions(NamedTuple):
 
     def rows(self) -> list[list[str]]:
         """The cells of each row below `header`, predictions with up to six digits, probabilities with four."""
-        cells = zip(self.tasks, self.inputs.tolist(), self._cells(), strict=True)
-        return [[task, *(f"{x:.12g}" for x in given), *found] for task, given, found in cells]
+        cells = zip(self.tasks, self.file.shown(self.columns[1]), self._cells(), strict=True)
+        return [[task, *given, *found] for task, given, found in cells]
 
     def to_csv(self) -> str:
         """All columns of the file as they are, and the predicted ones after them, written as the file is."""
@@ -203,13 +205,17 @@ def predict_table(
     # Rows that are still to be measured may stand beside those that are.
     drop = [tasks.task, *tasks.inputs, *tasks.targets] if tasks.incomplete == "drop" else tasks.targets
     classes = classes_of(recipe)
-    measured = read_table(support, tasks.task, tasks.inputs, tasks.targets, classes=classes, drop=drop).groups
-    asked = read_rows(queries, tasks.task, tasks.inputs, further=() if classes else tasks.targets, whole=True)
-    names, inputs = asked.tasks, torch.tensor(asked.numbers, dtype=torch.float64)
+    given, categories = tasks.inputs, tasks.categories
+    measured = read_table(
+        support, tasks.task, given, tasks.targets, classes=classes, categories=categories, drop=drop
+    ).groups
+    further = () if classes else tasks.targets
+    asked = read_rows(queries, tasks.task, numeric(given, categories), named=categories, further=further, whole=True)
+    names, inputs = asked.tasks, torch.tensor(features_of(asked, given, categories), dtype=torch.float64)
     _require_support(measured, names, support, queries)
     adapted_to = [measured[name] for name in dict.fromkeys(names)]
     tell_of_far(
-        "Inputs", tasks.inputs, scale.inputs(torch.cat([inputs, *(examples.inputs for examples in adapted_to)]))
+        "Inputs", [*tasks.features], scale.inputs(torch.cat([inputs, *(examples.inputs for examples in adapted_to)]))
     )
     if not classes:
         scaled = torch.cat([scale.standardize(examples).targets for examples in adapted_to])

@@ -58,7 +58,7 @@ def shapes_of(recipe: Recipe) -> tuple[tuple[int, ...], int] | None:
         return tasks.image_shape, classes
     if isinstance(tasks, SinusoidTasks):
         return (3 if tasks.reveal else 1,), 1
-    return ((len(tasks.inputs),), len(tasks.classes or tasks.targets)) if isinstance(tasks, TableTasks) else None
+    return ((len(tasks.features),), len(tasks.classes or tasks.targets)) if isinstance(tasks, TableTasks) else None
 
 
 def build_model(

@@ -285,6 +285,7 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
         tasks.inputs,
         tasks.targets,
         classes=tasks.classes,
+        categories=tasks.categories,
         drop=columns if tasks.incomplete == "drop" else (),
         remedy='Correct or remove these rows, or let training leave them out with tasks.incomplete = "drop".',
     )
@@ -292,7 +293,8 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
     if stored is None:
         first, second, third = tasks.fractions
         splits: dict[str, list[str]] = {**table.split_tasks(read.groups, (first, second, third))}
-        scale = table.Standardization.fit([read.groups[name] for name in splits["train"]])
+        of_train = [read.groups[name] for name in splits["train"]]
+        scale = table.Standardization.fit(of_train, tasks.features.values())
     else:
         splits, scale = stored["splits"], table.Standardization.from_dict(stored["standardization"])
 

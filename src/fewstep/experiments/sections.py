@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
+from fewstep.errors import quoted
 from fewstep.names import Distance, Method, Normalization
+from fewstep.tasks.features import features
 
 _MOST = 10**9  # beyond it, memory would end before patience
 NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
@@ -127,6 +129,9 @@ def _as_text(classes: Any) -> Any:
     return [name.strip() if isinstance(name, str) else name for name in whole]
 
 
+Names = Annotated[list[str], BeforeValidator(_as_text), Field(min_length=2)]
+
+
 class TableTasks(Section):
     """The user's own table; see `fewstep.tasks.table`."""
 
@@ -139,8 +144,10 @@ class TableTasks(Section):
     """Columns that the model sees."""
     targets: Annotated[list[str], Field(min_length=1)]
     """Columns that it predicts."""
-    classes: Annotated[list[str], BeforeValidator(_as_text), Field(min_length=2)] | None = None
+    classes: Names | None = None
     """Where the one target is a class, which means the same in all tasks: the names of all, as its column has them."""
+    categories: dict[str, Names] = {}
+    """Input columns without numbers, and the names of all categories of each: the model sees a 1 for a row's own."""
     shots: PositiveInt = 5
     """Support rows of a task, K."""
     queries: PositiveInt | None = None
@@ -154,9 +161,18 @@ class TableTasks(Section):
     def _possible(self) -> Self:
         if self.classes and len(self.targets) > 1:
             raise ValueError(f"tasks.classes are those of one target column: tasks.targets has {len(self.targets)}")
-        if self.classes and (len(set(self.classes)) < len(self.classes) or "" in self.classes):
-            raise ValueError(f"tasks.classes must have names, each another: got {self.classes}")
+        named = {f"categories.{column}": names for column, names in self.categories.items()}
+        for where, names in (named | {"classes": self.classes or []}).items():
+            if len(set(names)) < len(names) or "" in names:
+                raise ValueError(f"tasks.{where} must have names, each another: got {names}")
+        if strangers := self.categories.keys() - {*self.inputs}:
+            raise ValueError(f"tasks.categories are those of input columns: {quoted(sorted(strangers))} is none")
         return self
+
+    @property
+    def features(self) -> dict[str, bool]:
+        """What the model sees of a row, see `fewstep.tasks.features`."""
+        return features(self.inputs, self.categories)
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -60,7 +60,8 @@ def task_shape(recipe: Recipe) -> dict[str, Any]:
         return {"inputs": 3 if tasks.reveal else 1, "targets": 1}
     if isinstance(tasks, TableTasks):
         classes = {"classes": tasks.classes} if tasks.classes else {}
-        return {"inputs": len(tasks.inputs), "targets": len(tasks.targets)} | classes
+        categories = {"categories": [*tasks.categories.values()]} if tasks.categories else {}
+        return {"inputs": len(tasks.features), "targets": len(tasks.targets)} | classes | categories
     physics = {"physics": tasks.physics} if isinstance(tasks, LocomotionTasks) else {}
     return {"environment": tasks.kind, "reveal": tasks.reveal} | physics
 

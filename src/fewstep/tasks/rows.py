@@ -5,11 +5,13 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import logging
 import re
 import unicodedata
 from collections import Counter
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -18,12 +20,16 @@ from fewstep.tasks.archives import expanded
 from fewstep.tasks.numerals import Numerals
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
 _NOTHING = ("na", "n/a", "nan", "null", "none")
 """What a cell says, in any case of letters, where there is no class."""
+
+
+_MOST = 3
+"""Categories that an error shows the list of."""
 
 
 class Form(NamedTuple):
@@ -48,7 +54,7 @@ class Rows(NamedTuple):
         cells: Of each row, as they stand in the file.
         tasks: The task of each row.
         numbers: Of each row, in the order that was asked for.
-        labels: Of each row, the text of the column that was asked for as such; else none.
+        labels: Of each column of names that was asked for, that of each row.
         further: Of each further column that was asked for and is there, its numbers, None where there is none.
         numerals: How its numbers are read.
         form: How it is written; of Parquet, how CSV would be.
@@ -58,15 +64,23 @@ class Rows(NamedTuple):
     cells: list[Sequence[Any]]
     tasks: list[str]
     numbers: list[list[float]]
-    labels: list[str]
+    labels: dict[str, list[str]]
     further: dict[str, list[float | None]]
     numerals: Numerals
     form: Form
 
-    def labels_of(self, column: str, classes: Collection[str]) -> list[str]:
+    def labels_of(self, column: str, names: Collection[str]) -> list[str]:
         """What the cells of a column say, if `cells` were read whole and have it; "" where one says nothing."""
         place = _place(self.header, column)
-        return [] if place is None else [_label(row[place], classes) for row in self.cells]
+        return [] if place is None else [_label(row[place], names) for row in self.cells]
+
+    def shown(self, columns: Sequence[str]) -> list[list[str]]:
+        """The cells of each row in columns that were asked for, numbers first, all of them: as text, in this order."""
+        numeric = [name for name in columns if name not in self.labels]
+        by_column = {
+            name: [f"{row[place]:.12g}" for row in self.numbers] for place, name in enumerate(numeric)
+        } | self.labels
+        return [list(row) for row in zip(*(by_column[name] for name in columns), strict=True)]
 
 
 def read_rows(
@@ -74,8 +88,7 @@ def read_rows(
     task: str,
     columns: Sequence[str],
     *,
-    label: str | None = None,
-    classes: Collection[str] = (),
+    named: Mapping[str, Collection[str]] | None = None,
     further: Sequence[str] = (),
     drop: Collection[str] = (),
     whole: bool = False,
@@ -92,16 +105,16 @@ def read_rows(
         path: The file.
         task: The column that names the task; its values are taken as text.
         columns: Numeric columns.
-        label: A column of text.
-        classes: What its cells may say; nan and the like are empty unless they are one of these.
+        named: Columns of names, and for each all that its cells may say; nan and the like are empty unless they are
+            one of these.
         further: Numeric columns that may be missing, or lack numbers; with `whole` only.
         drop: Columns without whose content a row is left out, and told of, rather than refused.
         whole: Whether to read all columns of a Parquet file, for `cells`.
         remedy: What to do about cells that hold no number.
 
     Raises:
-        DataError: The file cannot be read, lacks a column, has a cell that is no finite number, or one that may be read
-            as two.
+        DataError: The file cannot be read, lacks a column, has a cell that is no finite number, one that may be read
+            as two, or another name.
     """
     if not isinstance(cast("Any", path), str | Path):
         raise DataError(
@@ -109,19 +122,18 @@ def read_rows(
         )
     path = expanded(path, "A table")
     is_parquet = path.suffix.lower() == ".parquet"
-    asked = _Asked(task, columns, [] if label is None else [label], classes, further)
-    wanted = [task, *asked.labels, *columns]
+    asked = _Asked(task, columns, named or {}, further)
+    wanted = [task, *asked.named, *columns]
     raw = _read_parquet(path, wanted, whole=whole) if is_parquet else _read_csv(path, wanted)
     return _numeric_rows(path, raw, asked, drop, remedy)
 
 
 class _Asked(NamedTuple):
-    """The columns that are asked for; `labels` is one or none."""
+    """The columns that are asked for."""
 
     task: str
     columns: Sequence[str]
-    labels: Sequence[str]
-    classes: Collection[str]
+    named: Mapping[str, Collection[str]]
     further: Sequence[str]
 
 
@@ -238,12 +250,12 @@ def _places(header: Sequence[str], names: Iterable[str]) -> list[int]:
     return [place for name in names if (place := _place(header, name)) is not None]
 
 
-def _label(cell: Any, classes: Collection[str]) -> str:
+def _label(cell: Any, names: Collection[str]) -> str:
     """The text of a cell, "" where it says nothing; of a whole number that Parquet has as 1.0, that of 1."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     text = "" if cell is None else str(cell).strip()
-    return "" if text.casefold() in _NOTHING and text not in classes else text
+    return "" if text.casefold() in _NOTHING and text not in names else text
 
 
 def _place(header: Sequence[str], name: str) -> int | None:
@@ -286,11 +298,11 @@ def _check_header(path: Path, header: list[str], columns: list[str], later: int 
 
 
 def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], remedy: str) -> Rows:
-    """Rows with their task, their label, where there is a column for it, and their numbers."""
+    """Rows with their task, their names, where there are columns for these, and their numbers."""
     if not raw.rows:
         raise _empty(path, "column names only")
     (task,), places = _places(raw.header, [asked.task]), _places(raw.header, asked.columns)
-    labelled = _places(raw.header, asked.labels)
+    named = _places(raw.header, asked.named)
     perhaps = {name: place for name in asked.further if (place := _place(raw.header, name)) is not None}
     by_column = {place: [cells[place] for _, cells in raw.rows] for place in (*places, *perhaps.values())}
     numerals = Numerals.of(
@@ -300,19 +312,21 @@ def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], r
         if place in places:
             _require_numbers(path, raw.header[place], cells, numerals)
         _check_numerals(path, raw.header[place], cells, numerals)
-    rows = Rows(raw.header, [], [], [], [], {name: [] for name in perhaps}, numerals, raw.form)
+    labels_of: dict[str, list[str]] = {name: [] for name in asked.named}
+    rows = Rows(raw.header, [], [], [], labels_of, {name: [] for name in perhaps}, numerals, raw.form)
     left_out, faults, fewer = list[str](), list[str](), 0
     droppable = {*_places(raw.header, drop)}
     for number, cells in raw.rows:
         name = "" if cells[task] is None else str(cells[task]).strip()
-        labels = [_label(cells[place], asked.classes) for place in labelled]
+        labels = [_label(cells[place], names) for place, names in zip(named, asked.named.values(), strict=True)]
         values = [numerals.number(cells[place]) for place in places]
         wrong = [place for place, value in zip(places, values, strict=True) if value is None]
-        wrong = [place for place, text in zip((task, *labelled), (name, *labels), strict=True) if not text] + wrong
+        wrong = [place for place, text in zip((task, *named), (name, *labels), strict=True) if not text] + wrong
         if not wrong:
             rows.cells.append(cells)
             rows.tasks.append(name)
-            rows.labels.extend(labels)
+            for found, label in zip(labels_of.values(), labels, strict=True):
+                found.append(label)
             rows.numbers.append([value for value in values if value is not None])
             for column, place in perhaps.items():
                 rows.further[column].append(numerals.number(cells[place]))
@@ -330,13 +344,24 @@ def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], r
                 f"{listed(left_out, '; ')}. Fill in some of them."
             )
         raise DataError(
-            f"Every row of `{path}` must name its task{' and its class' if labelled else ''} and have finite numbers "
-            "where numbers are read: got "
+            f"Every row of `{path}` must name {' and '.join(['its task', *map(repr, asked.named)])} and have finite "
+            "numbers where numbers are read: got "
             f"{len(faults)} other cells, {listed(faults, '; ')}. {remedy}"
         )
+    _check_names(path, asked, rows, remedy)
     if left_out:
         log.warning("%s: left out %d of %d rows: %s", path, fewer, len(raw.rows), listed(left_out, "; "))
     return rows
+
+
+def _check_names(path: Path, asked: _Asked, rows: Rows, remedy: str) -> None:
+    """See that columns of names hold none but those that are known."""
+    for column, names in asked.named.items():
+        if strangers := sorted({*rows.labels[column]} - {*names}):
+            raise DataError(
+                f"The cells of {column!r} in `{path}` must be one of the names in the recipe, {quoted([*names])}: got "
+                f"{quoted(strangers)}. {remedy}"
+            )
 
 
 def _require_numbers(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:
@@ -345,10 +370,21 @@ def _require_numbers(path: Path, name: str, cells: Sequence[Any], numerals: Nume
     words = {} if has_number else dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell.strip())
     if len(words) > 1:
         raise DataError(
-            f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted([*words])}. Leave it out of "
-            "tasks.inputs and tasks.targets, or give it as numbers: categories as a column of 0 and 1 for each. If it "
-            "is what to predict, name these in tasks.classes."
+            f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted([*words])}. Name these in "
+            f"tasks.categories if it is an input (categories = {{ {_key(name)} = {_some(words)} }}), in tasks.classes "
+            "if it is what to predict; or leave it out."
         )
+
+
+def _key(name: str) -> str:
+    """A column's name as a key of TOML."""
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
+def _some(words: Iterable[str]) -> str:
+    """The beginning of a list in TOML."""
+    first = [json.dumps(word.strip(), ensure_ascii=False) for word in islice(words, _MOST)]
+    return f"[{', '.join(first)}{', ...' if len(first) == _MOST else ''}]"
 
 
 def _check_numerals(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:

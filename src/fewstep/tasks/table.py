@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError, listed, quoted
+from fewstep.tasks.features import features, features_of, numeric
 from fewstep.tasks.rows import read_rows, repeated
 from fewstep.tasks.task import Curve
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Generator
 
     from fewstep.names import Split
-    from fewstep.tasks.rows import Rows
+    from fewstep.tasks.features import Categories
 
 DOSE_RESPONSE = Path(__file__).parent / "data" / "dose_response.csv"
 """The bundled example, `compound,log_dose,response`; `benchmarks/make_dose_response.py` describes it."""
@@ -42,7 +43,7 @@ class Table(NamedTuple):
 
     Attributes:
         groups: For each task, in order of first appearance, its rows as float64 inputs
-            `[rows, input columns]` and targets `[rows, target columns]`; classes as their numbers, int64 `[rows]`.
+            `[rows, features]` and targets `[rows, target columns]`; classes as their numbers, int64 `[rows]`.
         task: The column that names the task.
         inputs: The input columns.
         targets: The target columns.
@@ -64,6 +65,7 @@ def read_table(
     targets: Sequence[str],
     *,
     classes: Sequence[str] | None = None,
+    categories: Categories | None = None,
     drop: Collection[str] = (),
     remedy: str = "Correct or remove these rows.",
 ) -> Table:
@@ -72,9 +74,11 @@ def read_table(
     Args:
         path: The file.
         task: The column that names the task; its values are taken as text.
-        inputs: The input columns, numeric.
+        inputs: The input columns.
         targets: The target columns, numeric; or one of classes.
         classes: All that its cells may hold: a class is told by its place here.
+        categories: Input columns that are no numbers, and all that the cells of each may hold; see
+            `fewstep.tasks.features`.
         drop: As for `read_rows`.
         remedy: As for `read_rows`.
 
@@ -83,38 +87,33 @@ def read_table(
 
     Raises:
         DataError: The file cannot be read, lacks a column, or has a cell that is no finite number or none of the
-            classes.
+            classes and categories.
     """
     _check_roles([task, *inputs, *targets], inputs, targets)
     rows: dict[str, list[list[float]]] = {}
-    numeric = [*inputs, *([] if classes else targets)]
-    label = targets[0] if classes else None
-    read = read_rows(path, task, numeric, label=label, classes=classes or (), drop=drop, remedy=remedy)
-    numbers = _with_classes(read, classes, path, targets[0], remedy) if classes else read.numbers
-    for name, row in zip(read.tasks, numbers, strict=True):
-        rows.setdefault(name, []).append(row)
+    categories = categories or {}
+    numbers = [*numeric(inputs, categories), *([] if classes else targets)]
+    named = {**categories, **({targets[0]: classes} if classes else {})}
+    read = read_rows(path, task, numbers, named=named, drop=drop, remedy=remedy)
+    if classes:
+        places = {name: place for place, name in enumerate(classes)}
+        wanted: list[list[float]] = [[places[label]] for label in read.labels[targets[0]]]
+    else:
+        wanted = [row[-len(targets) :] for row in read.numbers]
+    for name, given, to_predict in zip(read.tasks, features_of(read, inputs, categories), wanted, strict=True):
+        rows.setdefault(name, []).append([*given, *to_predict])
     values = {name: torch.tensor(group, dtype=torch.float64) for name, group in rows.items()}
     about = (task, tuple(inputs), tuple(targets), *([tuple(classes)] if classes else []))
+    about += ({name: tuple(names) for name, names in categories.items()},) if categories else ()
     digest = hashlib.sha256(repr(about).encode())
     for name, group in values.items():
         digest.update(repr((name, len(group))).encode())
         digest.update(group.numpy().astype("<f8").tobytes())
-    k = len(inputs)
+    k = len(features(inputs, categories))
     groups = {
         name: Batch(group[:, :k], group[:, k].long() if classes else group[:, k:]) for name, group in values.items()
     }
     return Table(groups, task, tuple(inputs), tuple(targets), digest.hexdigest())
-
-
-def _with_classes(read: Rows, classes: Sequence[str], path: str | Path, column: str, remedy: str) -> list[list[float]]:
-    """The numbers of each row, and after them that of its class."""
-    places = {name: place for place, name in enumerate(classes)}
-    if strangers := sorted(set(read.labels) - places.keys()):
-        raise DataError(
-            f"The cells of {column!r} in `{path}` must be one of tasks.classes, {quoted(classes)}: got "
-            f"{quoted(strangers)}. {remedy}"
-        )
-    return [[*numbers, places[label]] for numbers, label in zip(read.numbers, read.labels, strict=True)]
 
 
 def split_tasks(
@@ -158,11 +157,11 @@ class Standardization(NamedTuple):
     """Zero mean and unit variance for every column of numbers, by the rows of the meta-train tasks.
 
     Fitted on meta-train alone, so nothing of the validation and test tasks leaks into what the learner sees.
-    A column that is constant there keeps its unit: its deviation counts as 1.
+    A column that is constant there keeps its unit: its deviation counts as 1. Categories stay 0 and 1.
 
     Attributes:
-        input_mean: `[input columns]`, float64, as are the others.
-        input_std: `[input columns]`.
+        input_mean: `[features]`, float64, as are the others.
+        input_std: `[features]`.
         target_mean: `[target columns]`.
         target_std: `[target columns]`.
     """
@@ -173,22 +172,27 @@ class Standardization(NamedTuple):
     target_std: Tensor
 
     @classmethod
-    def fit(cls, groups: Iterable[Batch]) -> Standardization:
+    def fit(cls, groups: Iterable[Batch], indicators: Iterable[bool] = ()) -> Standardization:
         """Mean and (population) deviation over all rows of these tasks, each row counting once.
 
         Args:
             groups: The meta-train tasks' rows, as in `Table.groups`.
+            indicators: Which features stay as they are; by default none.
 
         Raises:
             DataError: A column's values are too large for its deviation to be a finite number.
         """
         inputs, targets = (torch.cat(parts) for parts in zip(*groups, strict=True))
         none = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)  # of classes
-        return cls(*_mean_and_std(inputs), *(_mean_and_std(targets) if targets.is_floating_point() else none))
+        mean, std = _mean_and_std(inputs)
+        for feature, stays in enumerate(indicators):
+            if stays:
+                mean[feature], std[feature] = 0, 1
+        return cls(mean, std, *(_mean_and_std(targets) if targets.is_floating_point() else none))
 
     @property
     def columns(self) -> tuple[int, int]:
-        """Numbers of input and target columns."""
+        """Numbers of features and target columns."""
         return len(self.input_mean), len(self.target_mean)
 
     def standardize(self, batch: Batch) -> Batch:
@@ -197,7 +201,7 @@ class Standardization(NamedTuple):
         return Batch(self.inputs(batch.inputs), targets)
 
     def inputs(self, inputs: Tensor) -> Tensor:
-        """Inputs `[..., input columns]` in the user's units -> float32, standardised."""
+        """Inputs `[..., features]` in the user's units -> float32, standardised."""
         _require_columns("inputs", inputs, self.input_mean)
         return ((inputs.to(self.input_mean) - self.input_mean) / self.input_std).float()
 
@@ -240,7 +244,7 @@ class GroupedRows:
     """The tasks of one split: p(T) is uniform over them, and a task's rows are divided afresh at each draw.
 
     Attributes:
-        groups: For each task, its standardised inputs `[rows, input columns]` and targets
+        groups: For each task, its standardised inputs `[rows, features]` and targets
             `[rows, target columns]`, or classes `[rows]`.
         shots: Support rows of each task.
         queries: Query rows of each task, or as many as are left, at least one; None takes all that are left.
@@ -286,7 +290,7 @@ class GroupedRows:
             generator: A CPU stream; the same stream gives the same tasks.
 
         Returns:
-            Inputs `[tasks, rows, input columns]` and targets `[tasks, rows, target columns]`, or classes
+            Inputs `[tasks, rows, features]` and targets `[tasks, rows, target columns]`, or classes
             `[tasks, rows]`; where the drawn query sets differ in size, a list of such `Task`s, one for each size,
             smallest first.
         """
