@@ -32,7 +32,7 @@ except ImportError as error:
 
 from fewstep.adapting.fitting import fit_classifier, fit_same_outputs, head_policy
 from fewstep.adapting.initialisation import classes_of, initialisation, preparation_of, untrained
-from fewstep.adapting.tables import tell_of_far, tell_of_scaled
+from fewstep.adapting.tables import expect_indicators, tell_of_far, tell_of_scaled
 from fewstep.core.rng import derived_seed
 from fewstep.core.types import Batch
 from fewstep.errors import RecipeError
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from fewstep.learners.adapted import Adapted
     from fewstep.learners.heads import HeadPolicy
     from fewstep.names import Checkpoint
+    from fewstep.tasks.features import Feature
     from fewstep.tasks.images import Preparation
     from fewstep.training.records import RunFolder
 
@@ -74,7 +75,7 @@ class _FewShot(BaseEstimator):
     random_state: Any
     device: str
     n_features_in_: int
-    _columns: Sequence[str]
+    _features: Sequence[Feature]
     _targets: Sequence[str]
 
     def __sklearn_tags__(self) -> Any:
@@ -126,7 +127,7 @@ class _FewShot(BaseEstimator):
         if self.run is not None and isinstance(tasks, ImageTasks):
             self.preparation_ = preparation_of(self.run)
         if self.run is not None and isinstance(tasks, TableTasks):
-            self.scale_, self._columns, self._targets = standardization(self.run), [*tasks.features], tasks.targets
+            self.scale_, self._features, self._targets = standardization(self.run), tasks.features, tasks.targets
         if self.preparation_ is None and (shapes := shapes_of(start.recipe)):
             self._require(*shapes, outputs)
         self.steps_ = start.recipe.evaluate.steps if self.steps is None else self.steps
@@ -140,7 +141,7 @@ class _FewShot(BaseEstimator):
 
     def _require(self, shape: tuple[int, ...], targets: int, outputs: int) -> None:
         if (shape, targets) != (self.shape_, outputs):
-            which = f": {', '.join(self._columns)}" if self.scale_ is not None else ""
+            which = f": {', '.join(each.name for each in self._features)}" if self.scale_ is not None else ""
             raise ValueError(
                 f"Examples must have the columns of the run's tasks, {shape[0]} in X and {targets} in y: got "
                 f"{self.n_features_in_} and {outputs}. Give those columns, in the order of the recipe{which}."
@@ -153,9 +154,11 @@ class _FewShot(BaseEstimator):
             return prepare_arrays(levels.reshape(-1, *_as_picture(self.shape_)), self.preparation_).float() / 255
         rows = torch.tensor(X)
         if self.scale_ is not None:
+            if self.run is not None:
+                expect_indicators(rows, self._features)
             rows = self.scale_.inputs(rows)
             if self.run is not None:
-                tell_of_far("Inputs", self._columns, rows)
+                tell_of_far("Inputs", [each.name for each in self._features], rows)
         return rows.reshape(-1, *self.shape_).float()
 
     def _keep(self, adapted: Adapted) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import fewstep
-from fewstep import FewShotRegressor, predict_table
+from fewstep import FewShotClassifier, FewShotRegressor, predict_table
 from fewstep.core.rng import generator
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.recipe_files import load_recipe
@@ -97,29 +98,80 @@ def test_the_estimator_takes_indicators_and_says_which(run):
     assert FewShotRegressor.from_run(run).fit(X[:8], y[:8]).score(X[8:], y[8:]) > 0.8
     with pytest.raises(ValueError, match=r"4 in X .* in the order of the recipe: salt=NaCl, salt=KCl, salt=LiCl, dose"):
         FewShotRegressor.from_run(run).fit(X[:, 2:], y)
+    for wrong in (X[:, ::-1], (X - X.mean(0)) / X.std(0), np.where(X == 1, 0, X)):
+        with pytest.raises(
+            ValueError, match=r"those of 'salt' are not\. Give the columns salt=NaCl, salt=KCl, salt=LiCl"
+        ):
+            FewShotRegressor.from_run(run).fit(wrong, y)
 
 
 def test_tasks_of_other_categories_have_another_shape():
-    shapes = [
-        task_shape(load_recipe(RECIPE | {"tasks": RECIPE["tasks"] | {"path": "t.csv", "categories": {"salt": salts}}}))
-        for salts in (SALTS, SALTS[::-1])
-    ]
-    assert shapes[0] != shapes[1]
-    assert shapes[0]["inputs"] == 4
+    def shape(inputs: list[str], **categories: list[str]) -> Any:
+        tasks = RECIPE["tasks"] | {"path": "t.csv", "inputs": inputs, "categories": categories}
+        return task_shape(load_recipe(RECIPE | {"tasks": tasks}))
+
+    first = shape(["salt", "dose", "kind"], salt=SALTS, kind=["a", "b"])
+    assert first["inputs"] == 6
+    assert first == shape(["salt", "dose", "kind"], kind=["a", "b"], salt=SALTS)
+    assert first != shape(["salt", "dose", "kind"], salt=SALTS[::-1], kind=["a", "b"])
+    assert first != shape(["dose", "salt", "kind"], salt=SALTS, kind=["a", "b"])
 
 
 @pytest.mark.parametrize(
     ("categories", "fault"),
     [
-        ({"heat": ["a", "b"]}, r"tasks\.categories are those of input columns: 'heat' is none"),
-        ({"salt": ["a", "a"]}, r"tasks\.categories\.salt must have names, each another"),
-        ({"salt": ["a", " "]}, r"tasks\.categories\.salt must have names, each another"),
+        ({"heat": ["a", "b"]}, r"tasks\.categories must be those of input columns, 'salt', 'dose': got 'heat'"),
+        ({"salt": ["a", "a"]}, r"different and not empty: got \['a', 'a'\] for 'salt'"),
+        ({"salt": ["a", " "]}, r"different and not empty: got \['a', ''\] for 'salt'"),
         ({"salt": ["a"]}, r"tasks\..*categories\.salt"),
     ],
 )
 def test_categories_that_cannot_be_are_refused(categories, fault):
     with pytest.raises(RecipeError, match=fault):
         load_recipe(RECIPE | {"tasks": RECIPE["tasks"] | {"path": "t.csv", "categories": categories}})
+
+
+def test_settings_from_python_may_name_any_column():
+    tasks = RECIPE["tasks"] | {"path": "t.csv", "inputs": ["temp. class", "a=b"], "categories": {}}
+    categories = {"temp. class": ["low", "high"], "a=b": [True, False]}
+    for settings in ({"tasks.categories": categories}, {"tasks": {"categories": categories}}):
+        recipe = load_recipe(RECIPE | {"tasks": tasks}, settings)
+        assert recipe.tasks.categories == {"temp. class": ["low", "high"], "a=b": ["True", "False"]}
+
+
+def test_categories_that_training_never_sees_are_told(tmp_path, caplog):
+    path, wider = write(tmp_path / "t.csv", range(10)), [*SALTS, "RbCl"]
+    tasks = RECIPE["tasks"] | {"path": str(path), "categories": {"salt": wider}}
+    fewstep.train(RECIPE | {"tasks": tasks, "meta": {"iterations": 1}}, out=tmp_path / "run")
+    assert "No row for meta-training is of 'salt=RbCl': nothing is learned of it" in caplog.text
+    assert "salt=KCl" not in caplog.text
+
+
+def test_classes_and_categories_go_together(tmp_path):
+    path = tmp_path / "t.csv"
+    lines = (f"l{i % 8},{i % 7},{SALTS[i % 3]},{'hot' if i % 3 else 'cold'}\n" for i in range(160))
+    path.write_text("lab,dose,salt,heat\n" + "".join(lines))
+    tasks = RECIPE["tasks"] | {"path": str(path), "classes": ["hot", "cold"]}
+    recipe = RECIPE | {"tasks": tasks, "meta": RECIPE["meta"] | {"batch_size": 4, "iterations": 50}}
+    run = fewstep.train(recipe, out=tmp_path / "run").path
+    found = predict_table(run, path, path, steps=5)
+    assert found.labels[:6] == ["cold", "hot", "hot"] * 2
+    X, y = found.inputs.numpy(), np.array(["cold", "hot", "hot"] * 54)[:160]
+    assert FewShotClassifier.from_run(run).fit(X[:30], y[:30]).score(X, y) > 0.9
+
+
+def test_a_run_from_before_there_were_categories_goes_on(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("lab,dose,heat\n" + "".join(f"l{i % 5},{i},{i}\n" for i in range(60)))
+    tasks = RECIPE["tasks"] | {"path": str(path), "inputs": ["dose"], "categories": {}, "shots": 2, "queries": 2}
+    run = fewstep.train(RECIPE | {"tasks": tasks, "meta": {"iterations": 2}}, out=tmp_path / "run").path
+    stored = json.loads((run / "config.json").read_text())
+    del stored["recipe"]["tasks"]["categories"]
+    (run / "config.json").write_text(json.dumps(stored))
+    settings = {"meta.iterations": 3}
+    recipe = RECIPE | {"tasks": tasks, "meta": {"iterations": 2}}
+    assert len(fewstep.train(recipe, out=run, settings=settings, resume=True).metrics()) > 0
+    assert fewstep.evaluate(run)["iteration"] in (1, 2, 3)
 
 
 def test_whole_numbers_may_be_categories(tmp_path):

@@ -224,8 +224,8 @@ def test_tasks_of_other_classes_are_of_another_shape(run, tmp_path):
     ("setting", "message"),
     [
         ("tasks.targets=['a','b']", "tasks.classes are those of one target column: tasks.targets has 2"),
-        ("tasks.classes=['a',' a']", r"tasks.classes must have names, each another: got \['a', 'a'\]"),
-        ("tasks.classes=['', 'a']", "tasks.classes must have names"),
+        ("tasks.classes=['a',' a']", r"tasks.classes must be different and not empty: got \['a', 'a'\]"),
+        ("tasks.classes=['', 'a']", "tasks.classes must be different and not empty"),
         ("tasks.classes=['a']", "tasks.classes"),
         ("loss.kind=mse", "loss.kind = 'mse' does not fit tasks.kind = 'table', with classes"),
     ],

@@ -295,7 +295,8 @@ def test_classes_of_a_parquet_file_are_read_as_its_csv_file_would_be(tmp_path, k
 
 def test_a_cell_of_another_class_is_named(tmp_path):
     with pytest.raises(
-        DataError, match=r"cells of 'state' in .* the names in the recipe, 'bad', 'fine': got 'good'\. Correct or"
+        DataError,
+        match=r"cells of 'state' in .* the names in the recipe, 'bad', 'fine': got 'good' \(line 2\)\. Correct or",
     ):
         read_classes(write(tmp_path, LABELLED), ("bad", "fine"))
 
@@ -333,7 +334,7 @@ def test_categories_are_indicators_in_the_order_of_the_inputs(tmp_path):
     assert groups["a"].inputs.tolist() == [[1, 0, 1, 0, 0, 1], [3, 1, 0, 0, 1, 0]]
     assert groups["a"].targets.tolist() == [[10], [30]]
     names = ["x", "salt=NaCl", "salt=KCl", "salt=LiCl", "kind=q", "kind=p"]
-    assert features(["x", "salt", "kind"], CATEGORIES) == {name: "=" in name for name in names}
+    assert [feature.name for feature in features(["x", "salt", "kind"], CATEGORIES)] == names
 
 
 def test_a_table_may_have_categories_alone_and_classes_beside_them(tmp_path):
@@ -346,21 +347,58 @@ def test_a_table_may_have_categories_alone_and_classes_beside_them(tmp_path):
 
 def test_categories_stay_indicators_when_columns_are_standardised(tmp_path):
     groups = read_mixed(write(tmp_path, MIXED)).groups
-    scale = Standardization.fit(groups.values(), features(["x", "salt", "kind"], CATEGORIES).values())
+    scale = Standardization.fit(groups.values(), features(["x", "salt", "kind"], CATEGORIES))
     inputs = torch.cat([scale.standardize(group).inputs for group in groups.values()])
     assert inputs[:, 1:].tolist() == torch.cat([group.inputs for group in groups.values()])[:, 1:].tolist()
     assert inputs[:, 0].mean().item() == pytest.approx(0, abs=1e-6)
     assert scale.columns == (6, 1)
 
 
-def test_other_categories_change_what_a_table_is(tmp_path):
+def test_other_categories_change_what_a_table_is_and_the_order_of_its_columns_does_not(tmp_path):
     path = write(tmp_path, MIXED)
-    other = read_mixed(path, CATEGORIES | {"kind": ["p", "q"]})
-    assert len({read_mixed(path).content_hash, other.content_hash}) == 2
+    first, again, other = (
+        read_mixed(path, categories).content_hash
+        for categories in (CATEGORIES, dict(reversed(CATEGORIES.items())), CATEGORIES | {"kind": ["p", "q"]})
+    )
+    assert first == again != other
+
+
+def test_a_feature_may_be_called_as_a_column_is(tmp_path):
+    path = write(tmp_path, "site,salt=b,salt,y\na,7,b,10\na,8,c,20\n")
+    group = read_table(path, "site", ["salt=b", "salt"], ["y"], categories={"salt": ["b", "c"]}).groups["a"]
+    assert group.inputs.tolist() == [[7, 1, 0], [8, 0, 1]]
+    assert group.targets.tolist() == [[10], [20]]
+
+
+@pytest.mark.parametrize("categories", [{"y": ["p", "q"]}, {"salt": ["KCl"]}, {"salt": ["KCl", "KCl"]}])
+def test_categories_that_cannot_be_are_refused(tmp_path, categories):
+    with pytest.raises(ValueError, match=r"tasks\.categories must be"):
+        read_mixed(write(tmp_path, MIXED), categories)
+
+
+def test_names_match_that_look_the_same_and_whole_numbers_with_a_point(tmp_path):
+    text = "site,x,town,y\na,1,Ko\u0308ln,1\na,1.0,Bad  Ems,2\na,2.0,Bonn,3\n"
+    categories = {"town": ["K\u00f6ln", "Bad Ems", "Bonn"], "x": ["1", "2"]}
+    group = read_table(write(tmp_path, text), "site", ["town", "x"], ["y"], categories=categories).groups["a"]
+    assert group.inputs.tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 1]]
+
+
+@pytest.mark.parametrize("kind", [bool, float, str, int])
+def test_categories_of_a_parquet_file_are_read_as_its_csv_file_would_be(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"site": ["a", "a"], "x": [kind(1), kind(0)], "y": [1.0, 2.0]}
+    table = pyarrow.table(columns)
+    if kind is str:
+        table = table.set_column(1, "x", table["x"].dictionary_encode())
+    parquet.write_table(table, tmp_path / "table.parquet")
+    names = ["False", "True"] if kind is bool else ["0", "1"]
+    group = read_table(tmp_path / "table.parquet", "site", ["x"], ["y"], categories={"x": names}).groups["a"]
+    assert group.inputs.tolist() == [[0, 1], [1, 0]]
 
 
 def test_a_category_that_is_not_named_is_told_of(tmp_path):
-    with pytest.raises(DataError, match=r"cells of 'salt' in .* 'NaCl', 'LiCl': got 'KCl'\. Correct or remove"):
+    with pytest.raises(DataError, match=r"cells of 'salt' in .* 'NaCl', 'LiCl': got 'KCl' \(line 2\)\. Corr"):
         read_mixed(write(tmp_path, MIXED), CATEGORIES | {"salt": ["NaCl", "LiCl"]})
 
 
@@ -374,9 +412,11 @@ def test_a_row_without_its_category_is_told_or_left_out(tmp_path):
 def test_words_among_the_inputs_are_told_with_what_to_write(tmp_path):
     with pytest.raises(DataError, match=r"an input \(categories = \{ salt = \[\"KCl\", \"NaCl\"\] \}\)"):
         read_table(write(tmp_path, MIXED), "site", ["x", "salt"], ["y"])
-    many = "site,x,a salt,y\n" + "".join(f"a,1,s{i},2\n" for i in range(4))
-    with pytest.raises(DataError, match=r"categories = \{ \"a salt\" = \[\"s0\", \"s1\", \"s2\", \.\.\.\] \}"):
-        read_table(write(tmp_path, many), "site", ["x", "a salt"], ["y"])
+    for count, end in ((50, '"s49"] }'), (51, '"s49", ...] }')):
+        many = "site,x,a salt,y\n" + "".join(f"a,1,s{i} ,2\na,1, s{i},2\n" for i in range(count))
+        with pytest.raises(DataError, match=r'categories = \{ "a salt" = \["s0", "s1", "s2"') as caught:
+            read_table(write(tmp_path, many), "site", ["x", "a salt"], ["y"])
+        assert end in str(caught.value)
 
 
 def test_tasks_of_classes_are_drawn_as_others_and_their_classes_have_no_scale(tmp_path):

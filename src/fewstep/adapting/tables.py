@@ -20,9 +20,9 @@ from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError,
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
-from fewstep.tasks.features import features_of, numeric
+from fewstep.tasks.features import numeric
 from fewstep.tasks.rows import read_rows
-from fewstep.tasks.table import read_table
+from fewstep.tasks.table import inputs_of, read_table
 from fewstep.training.records import replaced
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fewstep.core.types import Batch
     from fewstep.learners.supervised import Loss
     from fewstep.names import Checkpoint
+    from fewstep.tasks.features import Feature
     from fewstep.tasks.rows import Rows
     from fewstep.training.records import RunFolder
 
@@ -211,11 +212,13 @@ def predict_table(
     ).groups
     further = () if classes else tasks.targets
     asked = read_rows(queries, tasks.task, numeric(given, categories), named=categories, further=further, whole=True)
-    names, inputs = asked.tasks, torch.tensor(features_of(asked, given, categories), dtype=torch.float64)
+    names, inputs = asked.tasks, inputs_of(asked, given, categories)
     _require_support(measured, names, support, queries)
     adapted_to = [measured[name] for name in dict.fromkeys(names)]
     tell_of_far(
-        "Inputs", [*tasks.features], scale.inputs(torch.cat([inputs, *(examples.inputs for examples in adapted_to)]))
+        "Inputs",
+        [feature.name for feature in tasks.features],
+        scale.inputs(torch.cat([inputs, *(examples.inputs for examples in adapted_to)])),
     )
     if not classes:
         scaled = torch.cat([scale.standardize(examples).targets for examples in adapted_to])
@@ -302,6 +305,26 @@ def _require_support(measured: Mapping[str, Batch], names: list[str], support: s
             f"Every task of `{queries}` must have measured rows in `{support}`: there are none of {quoted(strangers)}. "
             "Add some, or correct the names."
         )
+
+
+def expect_indicators(inputs: Tensor, features: Sequence[Feature]) -> None:
+    """See that a row has 1 for one category of each column that holds categories, and 0 for the others.
+
+    Args:
+        inputs: `[rows, features]`, in the user's units.
+        features: What they are.
+
+    Raises:
+        ValueError: A row has something else.
+    """
+    for column in dict.fromkeys(each.column for each in features if each.category is not None):
+        given = inputs[:, [each.column == column for each in features]]
+        if bool(((given != 0) & (given != 1)).any() | (given.sum(1) != 1).any()):
+            names = ", ".join(each.name for each in features)
+            raise ValueError(
+                f"Categories must be told by a 1 for the row's own and a 0 for each other of its column: those of "
+                f"{column!r} are not. Give the columns {names}, in this order and as they are."
+            )
 
 
 def tell_of_scaled(what: str, given: Tensor, mean: Tensor, std: Tensor) -> None:

@@ -77,6 +77,7 @@ def in_stages(
 class Repeated:
     """A function of one task that is mapped over the same tasks many times: what does not change is computed once.
 
+    What is kept, the results of products, is kept of all tasks at once.
     Its operations are recorded once for each size of its arguments, and where that cannot be done it runs as it is.
 
     Args:
@@ -117,6 +118,8 @@ class Repeated:
 
         try:
             first, second = in_stages(of_both, (shared, task), new)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # a branch on a tensor, say; a fault of the function's own comes again
             return _nothing, self._whole
         return partial(_early, first), partial(_late, second)

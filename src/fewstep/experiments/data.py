@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -293,8 +293,7 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
     if stored is None:
         first, second, third = tasks.fractions
         splits: dict[str, list[str]] = {**table.split_tasks(read.groups, (first, second, third))}
-        of_train = [read.groups[name] for name in splits["train"]]
-        scale = table.Standardization.fit(of_train, tasks.features.values())
+        scale = table.Standardization.fit([read.groups[name] for name in splits["train"]], tasks.features)
     else:
         splits, scale = stored["splits"], table.Standardization.from_dict(stored["standardization"])
 
@@ -306,13 +305,8 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
         ", ".join(f"{len(names)} for {_PURPOSES[split]}" for split, names in splits.items()),
     )
 
-    if tasks.classes:
-        of_train = [read.groups[name].targets.tolist() for name in splits["train"] if name in read.groups]
-        rows_of = Counter(chain.from_iterable(of_train))
-        told = [f"{rows_of[place]} of {name!r}" for place, name in enumerate(tasks.classes)]
-        log.info("Rows for meta-training: %s", ", ".join(told))
-        if absent := [name for place, name in enumerate(tasks.classes) if not rows_of[place]]:
-            log.warning("No row for meta-training is of %s: nothing is learned of it", quoted(absent))
+    of_train = [read.groups[name] for name in splits["train"] if name in read.groups]
+    _tell_of_names(tasks, of_train)
 
     def distribution(split: Split, shots: int | None, queries: int | None) -> TaskDistribution:
         groups = {name: scale.standardize(read.groups[name]) for name in splits[split] if name in read.groups}
@@ -320,9 +314,24 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
 
     record = {"content_hash": read.content_hash, "splits": splits, "standardization": scale.to_dict()}
     record |= {} if bundled else {"file": str(path.expanduser().resolve())}
-    rows = [len(read.groups[name].targets) for name in splits["train"] if name in read.groups]
+    rows = [len(group.targets) for group in of_train]
     ragged = tasks.queries is None or min(rows, default=0) < tasks.shots + tasks.queries
     return Data(distribution, record, scale, available=lambda split: len(splits[split]), ragged=ragged)
+
+
+def _tell_of_names(tasks: TableTasks, of_train: Sequence[Batch]) -> None:
+    """How many rows for meta-training each class has, and which classes and categories have none."""
+    absent = list[str]()
+    if tasks.classes:
+        rows_of = Counter(chain.from_iterable(group.targets.tolist() for group in of_train))
+        told = [f"{rows_of[place]} of {name!r}" for place, name in enumerate(tasks.classes)]
+        log.info("Rows for meta-training: %s", ", ".join(told))
+        absent += [name for place, name in enumerate(tasks.classes) if not rows_of[place]]
+    for place, feature in enumerate(tasks.features):
+        if feature.category is not None and not any(group.inputs[:, place].any() for group in of_train):
+            absent.append(feature.name)
+    if absent:
+        log.warning("No row for meta-training is of %s: nothing is learned of it", quoted(absent))
 
 
 def _own_or_found(own: Path, found: str | None) -> Path:

@@ -243,10 +243,10 @@ def as_text(settings: Iterable[str] | Mapping[str, Any]) -> list[str]:
         return list(settings)
     found: list[str] = []
     for key, value in settings.items():
-        sections = isinstance(value, Mapping)
+        is_section = isinstance(value, Mapping) and "." not in key  # below, keys may be names of the user's
         found += (
             as_text({f"{key}.{name}": each for name, each in value.items()})
-            if sections
+            if is_section
             else [f"{key}={_toml(value, key)}"]
         )
     return found
@@ -265,7 +265,7 @@ def _toml(value: Any, key: str) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(each, key) for each in value)}]"
     if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{name} = {_toml(each, key)}' for name, each in value.items())} }}"
+        return f"{{ {', '.join(f'{json.dumps(name)} = {_toml(each, key)}' for name, each in value.items())} }}"
     raise RecipeError(
         f"A setting is a number, a string, a truth value, or a list of these: got {value!r} for {key}."
         + (" Leave it out for the default." if value is None else "")

@@ -112,7 +112,7 @@ def _value(annotation: Any, metadata: list[Any]) -> str:
         exact = next((each.min_length for each in metadata if getattr(each, "min_length", 0) > 1), "")
         return f"list of {exact} {_value(inner, [])}".replace("  ", " ")
     if get_origin(annotation) is dict:
-        return f"table, of each a {_value(get_args(annotation)[1], [])}"
+        return f"table of columns, each with a {_value(get_args(annotation)[1], [])}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return "table"
     name = {bool: "true or false", int: "whole number", float: "number", str: "text"}[annotation]

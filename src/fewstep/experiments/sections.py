@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, model_validator
 
-from fewstep.errors import quoted
 from fewstep.names import Distance, Method, Normalization
-from fewstep.tasks.features import features
+from fewstep.tasks.features import Feature, check_categories, features
 
 _MOST = 10**9  # beyond it, memory would end before patience
 NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST)]
@@ -122,10 +121,10 @@ class FolderTasks(ImageTasks):
 
 
 def _as_text(classes: Any) -> Any:
-    """Names of classes as a table's cells are compared with them: whole numbers are text there."""
+    """Names as a table's cells are compared with them: whole numbers are text there, and true is True."""
     if not isinstance(classes, list):
         return classes
-    whole = [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in classes]
+    whole = [str(name) if isinstance(name, int) else name for name in classes]
     return [name.strip() if isinstance(name, str) else name for name in whole]
 
 
@@ -147,13 +146,13 @@ class TableTasks(Section):
     classes: Names | None = None
     """Where the one target is a class, which means the same in all tasks: the names of all, as its column has them."""
     categories: dict[str, Names] = {}
-    """Input columns without numbers, and the names of all categories of each: the model sees a 1 for a row's own."""
+    """Input columns that hold categories, and the names of all of each: the model sees a 1 for a row's own."""
     shots: PositiveInt = 5
     """Support rows of a task, K."""
     queries: PositiveInt | None = None
     """Query rows per task; by default all that are not in the support set."""
     incomplete: Literal["refuse", "drop"] = "refuse"
-    """What is done with rows that lack a number, and with tasks of too few rows: dropped ones are counted and told."""
+    """What is done with rows that lack a number or name, and with tasks of too few rows: dropped ones are told."""
     fractions: Fractions = [0.7, 0.15, 0.15]
     """Of the tasks."""
 
@@ -161,16 +160,13 @@ class TableTasks(Section):
     def _possible(self) -> Self:
         if self.classes and len(self.targets) > 1:
             raise ValueError(f"tasks.classes are those of one target column: tasks.targets has {len(self.targets)}")
-        named = {f"categories.{column}": names for column, names in self.categories.items()}
-        for where, names in (named | {"classes": self.classes or []}).items():
-            if len(set(names)) < len(names) or "" in names:
-                raise ValueError(f"tasks.{where} must have names, each another: got {names}")
-        if strangers := self.categories.keys() - {*self.inputs}:
-            raise ValueError(f"tasks.categories are those of input columns: {quoted(sorted(strangers))} is none")
+        if self.classes and (len(set(self.classes)) < len(self.classes) or "" in self.classes):
+            raise ValueError(f"tasks.classes must be different and not empty: got {self.classes}")
+        check_categories(self.inputs, self.categories)
         return self
 
     @property
-    def features(self) -> dict[str, bool]:
+    def features(self) -> list[Feature]:
         """What the model sees of a row, see `fewstep.tasks.features`."""
         return features(self.inputs, self.categories)
 

@@ -60,7 +60,7 @@ def task_shape(recipe: Recipe) -> dict[str, Any]:
         return {"inputs": 3 if tasks.reveal else 1, "targets": 1}
     if isinstance(tasks, TableTasks):
         classes = {"classes": tasks.classes} if tasks.classes else {}
-        categories = {"categories": [*tasks.categories.values()]} if tasks.categories else {}
+        categories = {"categories": [tasks.categories.get(name) for name in tasks.inputs]} if tasks.categories else {}
         return {"inputs": len(tasks.features), "targets": len(tasks.targets)} | classes | categories
     physics = {"physics": tasks.physics} if isinstance(tasks, LocomotionTasks) else {}
     return {"environment": tasks.kind, "reveal": tasks.reveal} | physics

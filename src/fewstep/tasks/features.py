@@ -1,44 +1,56 @@
-"""The numbers that a model sees of a table's rows: its input columns, of which some may hold categories."""
+"""What a model sees of a table's rows: its input columns, of which some may hold categories."""
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from fewstep.errors import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fewstep.tasks.rows import Rows
-
     Categories = Mapping[str, Sequence[str]]
-    """For each input column that holds no numbers, the names of all categories that it may hold."""
+    """For each input column that holds categories, the names of all."""
 
 
-def features(inputs: Sequence[str], categories: Categories) -> dict[str, bool]:
-    """The names of a row's features, and which of them are indicators.
+class Feature(NamedTuple):
+    """One number of a row.
 
-    A column of numbers is one feature. A column of categories is as many as it has: one for each, `COLUMN=CATEGORY`,
-    which is 1 where the row is of this category, else 0.
+    Attributes:
+        column: Where it comes from.
+        category: Which it tells, by 1 for a row of this category and 0 for any other; of a column of numbers None.
     """
-    found: dict[str, bool] = {}
-    for name in inputs:
-        found |= {f"{name}={each}": True for each in categories[name]} if name in categories else {name: False}
-    return found
+
+    column: str
+    category: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`COLUMN`, or `COLUMN=CATEGORY`."""
+        return self.column if self.category is None else f"{self.column}={self.category}"
+
+
+def features(inputs: Sequence[str], categories: Categories) -> list[Feature]:
+    """The features of a row, in the order of its input columns and of each column's categories."""
+    return [Feature(column, category) for column in inputs for category in categories.get(column, (None,))]
 
 
 def numeric(inputs: Sequence[str], categories: Categories) -> list[str]:
-    """The input columns that hold numbers, as `features_of` wants them to be read: before all others."""
-    return [name for name in inputs if name not in categories]
+    """The input columns that hold numbers."""
+    return [column for column in inputs if column not in categories]
 
 
-def features_of(rows: Rows, inputs: Sequence[str], categories: Categories) -> list[list[float]]:
-    """The features of each row."""
-    columns: list[list[list[float]]] = []
-    numbers = dict(zip(numeric(inputs, categories), zip(*rows.numbers, strict=True), strict=False))
-    for name in inputs:
-        if name in categories:
-            indicators = {each: [float(each == other) for other in categories[name]] for each in categories[name]}
-            columns.append([indicators[label] for label in rows.labels[name]])
-        else:
-            columns.append([[number] for number in numbers[name]])
-    return [[*chain.from_iterable(row)] for row in zip(*columns, strict=True)]
+def check_categories(inputs: Sequence[str], categories: Categories) -> None:
+    """See that categories are those of input columns, and have names.
+
+    Raises:
+        ValueError: They are not, or have not.
+    """
+    for column, names in categories.items():
+        if column not in inputs:
+            raise ValueError(f"tasks.categories must be those of input columns, {quoted(inputs)}: got {column!r}")
+        if len({*names}) < max(len(names), 2) or "" in names:
+            raise ValueError(
+                f"tasks.categories must be two or more for a column, different and not empty: got {[*names]} for "
+                f"{column!r}"
+            )

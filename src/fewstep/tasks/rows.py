@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections import Counter
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -27,9 +26,8 @@ log = logging.getLogger(__name__)
 _NOTHING = ("na", "n/a", "nan", "null", "none")
 """What a cell says, in any case of letters, where there is no class."""
 
-
-_MOST = 3
-"""Categories that an error shows the list of."""
+_MOST = 50
+"""Categories that an error lists."""
 
 
 class Form(NamedTuple):
@@ -53,7 +51,7 @@ class Rows(NamedTuple):
         header: The names of all its columns.
         cells: Of each row, as they stand in the file.
         tasks: The task of each row.
-        numbers: Of each row, in the order that was asked for.
+        numbers: Of each column of numbers that was asked for, that of each row.
         labels: Of each column of names that was asked for, that of each row.
         further: Of each further column that was asked for and is there, its numbers, None where there is none.
         numerals: How its numbers are read.
@@ -63,7 +61,7 @@ class Rows(NamedTuple):
     header: list[str]
     cells: list[Sequence[Any]]
     tasks: list[str]
-    numbers: list[list[float]]
+    numbers: dict[str, list[float]]
     labels: dict[str, list[str]]
     further: dict[str, list[float | None]]
     numerals: Numerals
@@ -71,16 +69,14 @@ class Rows(NamedTuple):
 
     def labels_of(self, column: str, names: Collection[str]) -> list[str]:
         """What the cells of a column say, if `cells` were read whole and have it; "" where one says nothing."""
-        place = _place(self.header, column)
-        return [] if place is None else [_label(row[place], names) for row in self.cells]
+        place, known = _place(self.header, column), _by_look(names)
+        return [] if place is None else [_label(row[place], known) for row in self.cells]
 
     def shown(self, columns: Sequence[str]) -> list[list[str]]:
-        """The cells of each row in columns that were asked for, numbers first, all of them: as text, in this order."""
-        numeric = [name for name in columns if name not in self.labels]
-        by_column = {
-            name: [f"{row[place]:.12g}" for row in self.numbers] for place, name in enumerate(numeric)
-        } | self.labels
-        return [list(row) for row in zip(*(by_column[name] for name in columns), strict=True)]
+        """What the rows have in columns that were asked for, as text."""
+        numbers = {name: [f"{value:.12g}" for value in values] for name, values in self.numbers.items()}
+        of_columns = [(self.labels | numbers)[name] for name in columns]
+        return [list(row) for row in zip(*of_columns, strict=True)]
 
 
 def read_rows(
@@ -105,8 +101,8 @@ def read_rows(
         path: The file.
         task: The column that names the task; its values are taken as text.
         columns: Numeric columns.
-        named: Columns of names, and for each all that its cells may say; nan and the like are empty unless they are
-            one of these.
+        named: Columns of names, and for each all that its cells may say: names match if they look the same, 1.0
+            is 1, and nan and the like are empty unless they are one of these.
         further: Numeric columns that may be missing, or lack numbers; with `whole` only.
         drop: Columns without whose content a row is left out, and told of, rather than refused.
         whole: Whether to read all columns of a Parquet file, for `cells`.
@@ -250,12 +246,17 @@ def _places(header: Sequence[str], names: Iterable[str]) -> list[int]:
     return [place for name in names if (place := _place(header, name)) is not None]
 
 
-def _label(cell: Any, names: Collection[str]) -> str:
-    """The text of a cell, "" where it says nothing; of a whole number that Parquet has as 1.0, that of 1."""
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    text = "" if cell is None else str(cell).strip()
-    return "" if text.casefold() in _NOTHING and text not in names else text
+def _by_look(names: Iterable[str]) -> dict[str, str]:
+    return {_look(name): name for name in names}
+
+
+def _label(cell: Any, known: Mapping[str, str]) -> str:
+    """The name in a cell, else its text, "" where it says nothing; 1.0 may be the 1 of a column with gaps."""
+    text = "" if cell is None else _look(str(cell))
+    whole = re.sub(r"(?<=\d)\.0+$", "", text)
+    if text in known or whole in known:
+        return known.get(text) or known[whole]
+    return "" if text.casefold() in _NOTHING else text
 
 
 def _place(header: Sequence[str], name: str) -> int | None:
@@ -293,7 +294,7 @@ def _check_header(path: Path, header: list[str], columns: list[str], later: int 
     raise DataError(
         f"`{path}` must have the columns {quoted(columns)}: it lacks {quoted(missing)}, and has "
         f"{quoted(header)}{f' ({listed(perhaps)})' if perhaps else ''}. Rename its columns, or correct `tasks.task`, "
-        "`tasks.inputs` or `tasks.targets`."
+        "`tasks.inputs`, `tasks.targets` or `tasks.categories`."
     )
 
 
@@ -312,22 +313,27 @@ def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], r
         if place in places:
             _require_numbers(path, raw.header[place], cells, numerals)
         _check_numerals(path, raw.header[place], cells, numerals)
-    labels_of: dict[str, list[str]] = {name: [] for name in asked.named}
-    rows = Rows(raw.header, [], [], [], labels_of, {name: [] for name in perhaps}, numerals, raw.form)
+    known = [_by_look(names) for names in asked.named.values()]
+    strangers: list[dict[str, str]] = [{} for _ in known]
+    rows = Rows(raw.header, [], [], _lists(asked.columns), _lists(asked.named), _lists(perhaps), numerals, raw.form)
     left_out, faults, fewer = list[str](), list[str](), 0
     droppable = {*_places(raw.header, drop)}
     for number, cells in raw.rows:
         name = "" if cells[task] is None else str(cells[task]).strip()
-        labels = [_label(cells[place], names) for place, names in zip(named, asked.named.values(), strict=True)]
+        labels = [_label(cells[place], names) for place, names in zip(named, known, strict=True)]
         values = [numerals.number(cells[place]) for place in places]
         wrong = [place for place, value in zip(places, values, strict=True) if value is None]
         wrong = [place for place, text in zip((task, *named), (name, *labels), strict=True) if not text] + wrong
         if not wrong:
             rows.cells.append(cells)
             rows.tasks.append(name)
-            for found, label in zip(labels_of.values(), labels, strict=True):
+            for found, label in zip(rows.labels.values(), labels, strict=True):
                 found.append(label)
-            rows.numbers.append([value for value in values if value is not None])
+            for found, value in zip(rows.numbers.values(), values, strict=True):
+                found.append(cast("float", value))
+            for found, label, names in zip(strangers, labels, asked.named.values(), strict=True):
+                if label not in names:
+                    found.setdefault(label, f"{label!r} ({raw.unit} {number})")
             for column, place in perhaps.items():
                 rows.further[column].append(numerals.number(cells[place]))
             continue
@@ -348,29 +354,30 @@ def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], r
             "numbers where numbers are read: got "
             f"{len(faults)} other cells, {listed(faults, '; ')}. {remedy}"
         )
-    _check_names(path, asked, rows, remedy)
+    for (column, names), told in zip(asked.named.items(), strangers, strict=True):
+        if told:
+            raise DataError(
+                f"The cells of {column!r} in `{path}` must be one of the names in the recipe, {quoted([*names])}: got "
+                f"{listed([*told.values()])}. Correct or remove these rows, or name all in the recipe and train with "
+                "that."
+            )
     if left_out:
         log.warning("%s: left out %d of %d rows: %s", path, fewer, len(raw.rows), listed(left_out, "; "))
     return rows
 
 
-def _check_names(path: Path, asked: _Asked, rows: Rows, remedy: str) -> None:
-    """See that columns of names hold none but those that are known."""
-    for column, names in asked.named.items():
-        if strangers := sorted({*rows.labels[column]} - {*names}):
-            raise DataError(
-                f"The cells of {column!r} in `{path}` must be one of the names in the recipe, {quoted([*names])}: got "
-                f"{quoted(strangers)}. {remedy}"
-            )
+def _lists(names: Iterable[str]) -> dict[str, list[Any]]:
+    return {name: [] for name in names}
 
 
 def _require_numbers(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:
     """See that a column holds numbers, and not words."""
     has_number = any(numerals.number(cell) is not None for cell in cells)
-    words = {} if has_number else dict.fromkeys(cell for cell in cells if isinstance(cell, str) and cell.strip())
+    words = [] if has_number else [*dict.fromkeys(_look(cell) for cell in cells if isinstance(cell, str))]
+    words = [word for word in words if word and word.casefold() not in _NOTHING]
     if len(words) > 1:
         raise DataError(
-            f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted([*words])}. Name these in "
+            f"The column {name!r} of `{path}` must hold numbers: it has none, but {quoted(words)}. Name these in "
             f"tasks.categories if it is an input (categories = {{ {_key(name)} = {_some(words)} }}), in tasks.classes "
             "if it is what to predict; or leave it out."
         )
@@ -381,10 +388,10 @@ def _key(name: str) -> str:
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
-def _some(words: Iterable[str]) -> str:
-    """The beginning of a list in TOML."""
-    first = [json.dumps(word.strip(), ensure_ascii=False) for word in islice(words, _MOST)]
-    return f"[{', '.join(first)}{', ...' if len(first) == _MOST else ''}]"
+def _some(words: Sequence[str]) -> str:
+    """A list in TOML, or its beginning."""
+    first = [json.dumps(word, ensure_ascii=False) for word in words[:_MOST]]
+    return f"[{', '.join(first)}{', ...' if len(words) > _MOST else ''}]"
 
 
 def _check_numerals(path: Path, name: str, cells: Sequence[Any], numerals: Numerals) -> None:

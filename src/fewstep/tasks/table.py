@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError, listed, quoted
-from fewstep.tasks.features import features, features_of, numeric
+from fewstep.tasks.features import check_categories, numeric
 from fewstep.tasks.rows import read_rows, repeated
 from fewstep.tasks.task import Curve
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from torch import Generator
 
     from fewstep.names import Split
-    from fewstep.tasks.features import Categories
+    from fewstep.tasks.features import Categories, Feature
+    from fewstep.tasks.rows import Rows
 
 DOSE_RESPONSE = Path(__file__).parent / "data" / "dose_response.csv"
 """The bundled example, `compound,log_dose,response`; `benchmarks/make_dose_response.py` describes it."""
@@ -88,32 +90,47 @@ def read_table(
     Raises:
         DataError: The file cannot be read, lacks a column, or has a cell that is no finite number or none of the
             classes and categories.
+        ValueError: Categories are not those of input columns.
     """
-    _check_roles([task, *inputs, *targets], inputs, targets)
-    rows: dict[str, list[list[float]]] = {}
     categories = categories or {}
+    _check_roles([task, *inputs, *targets], inputs, targets, categories)
     numbers = [*numeric(inputs, categories), *([] if classes else targets)]
     named = {**categories, **({targets[0]: classes} if classes else {})}
     read = read_rows(path, task, numbers, named=named, drop=drop, remedy=remedy)
-    if classes:
-        places = {name: place for place, name in enumerate(classes)}
-        wanted: list[list[float]] = [[places[label]] for label in read.labels[targets[0]]]
-    else:
-        wanted = [row[-len(targets) :] for row in read.numbers]
-    for name, given, to_predict in zip(read.tasks, features_of(read, inputs, categories), wanted, strict=True):
-        rows.setdefault(name, []).append([*given, *to_predict])
-    values = {name: torch.tensor(group, dtype=torch.float64) for name, group in rows.items()}
+    given = inputs_of(read, inputs, categories)
+    wanted = _numbered(read.labels[targets[0]], classes) if classes else _columns([read.numbers[t] for t in targets])
     about = (task, tuple(inputs), tuple(targets), *([tuple(classes)] if classes else []))
-    about += ({name: tuple(names) for name, names in categories.items()},) if categories else ()
+    about += (tuple(tuple(categories.get(name, ())) for name in inputs),) if categories else ()
     digest = hashlib.sha256(repr(about).encode())
-    for name, group in values.items():
-        digest.update(repr((name, len(group))).encode())
-        digest.update(group.numpy().astype("<f8").tobytes())
-    k = len(features(inputs, categories))
-    groups = {
-        name: Batch(group[:, :k], group[:, k].long() if classes else group[:, k:]) for name, group in values.items()
-    }
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(read.tasks):
+        rows_of.setdefault(name, []).append(row)
+    groups = {name: Batch(given[rows], wanted[rows]) for name, rows in rows_of.items()}
+    for name, group in groups.items():
+        digest.update(repr((name, len(group.targets))).encode())
+        values = torch.cat([group.inputs, group.targets.reshape(len(group.targets), -1)], 1)
+        digest.update(values.numpy().astype("<f8").tobytes())
     return Table(groups, task, tuple(inputs), tuple(targets), digest.hexdigest())
+
+
+def inputs_of(rows: Rows, inputs: Sequence[str], categories: Categories) -> Tensor:
+    """The features of rows, float64 `[rows, features]`; see `fewstep.tasks.features`."""
+    parts = [
+        functional.one_hot(_numbered(rows.labels[name], categories[name]), len(categories[name])).double()
+        if name in categories
+        else _columns([rows.numbers[name]])
+        for name in inputs
+    ]
+    return torch.cat(parts, 1)
+
+
+def _numbered(labels: Sequence[str], names: Sequence[str]) -> Tensor:
+    places = {name: place for place, name in enumerate(names)}
+    return torch.tensor([places[label] for label in labels])
+
+
+def _columns(values: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).T.contiguous()
 
 
 def split_tasks(
@@ -172,12 +189,12 @@ class Standardization(NamedTuple):
     target_std: Tensor
 
     @classmethod
-    def fit(cls, groups: Iterable[Batch], indicators: Iterable[bool] = ()) -> Standardization:
+    def fit(cls, groups: Iterable[Batch], features: Sequence[Feature] = ()) -> Standardization:
         """Mean and (population) deviation over all rows of these tasks, each row counting once.
 
         Args:
             groups: The meta-train tasks' rows, as in `Table.groups`.
-            indicators: Which features stay as they are; by default none.
+            features: What the inputs are; by default all are numbers.
 
         Raises:
             DataError: A column's values are too large for its deviation to be a finite number.
@@ -185,9 +202,9 @@ class Standardization(NamedTuple):
         inputs, targets = (torch.cat(parts) for parts in zip(*groups, strict=True))
         none = torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)  # of classes
         mean, std = _mean_and_std(inputs)
-        for feature, stays in enumerate(indicators):
-            if stays:
-                mean[feature], std[feature] = 0, 1
+        for place, feature in enumerate(features):
+            if feature.category is not None:
+                mean[place], std[place] = 0, 1
         return cls(mean, std, *(_mean_and_std(targets) if targets.is_floating_point() else none))
 
     @property
@@ -364,7 +381,7 @@ def _mean_and_std(rows: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(constant, 1.0, std)
 
 
-def _check_roles(columns: list[str], inputs: Sequence[str], targets: Sequence[str]) -> None:
+def _check_roles(columns: list[str], inputs: Sequence[str], targets: Sequence[str], categories: Categories) -> None:
     for role, names in (("input", inputs), ("target", targets)):
         if not names:
             raise DataError(f"A table needs at least one {role} column: got none. Name it in `tasks.{role}s`.")
@@ -374,3 +391,4 @@ def _check_roles(columns: list[str], inputs: Sequence[str], targets: Sequence[st
             f"A column must have one role, task, input or target: got {quoted(twice)} more than once. "
             "Name it in one of `tasks.task`, `tasks.inputs` and `tasks.targets`, once."
         )
+    check_categories(inputs, categories)
