@@ -259,6 +259,13 @@ def test_errors_far_apart_get_a_logarithmic_axis(last, scale, tmp_path):
     plots.learning_curve_figure(entries, tmp_path / "scale.png")
 
 
+@pytest.mark.parametrize("measure", ["return", "return_after"])
+def test_returns_far_apart_stay_on_a_linear_axis(measure):
+    axes = drawing.new_figure(3, 3).subplots()
+    plots._set_scale(axes, [2.0, 250.0], measure)
+    assert axes.get_yscale() == "linear"
+
+
 def test_the_papers_numbers_are_within_a_logarithmic_axis():
     axes = plots._learning_curves([("far", evaluation([500.0, 5.0]))]).axes[0]
     assert axes.get_yscale() == "log"

@@ -240,9 +240,9 @@ def draw_published(axes: Axes, paper: Published, style: Style) -> None:
 
 
 def _set_scale(axes: Axes, means: Iterable[float], metric: str) -> None:
-    """Logarithmic where values differ fiftyfold; else errors start at 0, and accuracy ends at 100 %."""
+    """Errors start at 0, or are logarithmic where they differ fiftyfold; accuracy ends at 100 %; returns are plain."""
     known = [mean for mean in means if math.isfinite(mean)]
-    if not known:
+    if not known or metric.startswith("return"):  # which have no zero of their own
         return
     if metric != "accuracy" and min(known) > 0 and max(known) > 50 * min(known):
         axes.set_yscale("log")
