@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from fewstep.core.rng import generator
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.transfer import task_shape
+
+from .written import write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,12 +51,8 @@ def rows_of(lab: int) -> list[list[str]]:
 
 
 def write(path: Path, labs: Any, drop: Any = ()) -> Path:
-    lines = [row for lab in labs for row in rows_of(lab)]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["lab", "dose", "salt", "heat"])
-        writer.writerows([*row[:3], "" if place in drop else row[3]] for place, row in enumerate(lines))
-    return path
+    rows = (row for lab in labs for row in rows_of(lab))
+    return write_table(path, ["lab", "dose", "salt", "heat"], rows, drop)
 
 
 @pytest.fixture(scope="module")

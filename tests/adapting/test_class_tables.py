@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 
 import numpy as np
@@ -14,6 +13,8 @@ from fewstep import FewShotClassifier, FewShotRegressor, predict_table
 from fewstep.core.rng import generator
 from fewstep.errors import DataError, RecipeError
 from fewstep.experiments.recipe_files import load_recipe
+
+from .written import write_table
 
 RECIPE = {
     "name": "machines",
@@ -43,12 +44,8 @@ def rows_of(machine: int) -> list[list[str]]:
 
 
 def write(path, machines, drop=()):
-    lines = [row for machine in machines for row in rows_of(machine)]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["machine", "load", "heat", "fault"])
-        writer.writerows([*row[:3], "" if place in drop else row[3]] for place, row in enumerate(lines))
-    return path
+    rows = (row for machine in machines for row in rows_of(machine))
+    return write_table(path, ["machine", "load", "heat", "fault"], rows, drop)
 
 
 @pytest.fixture(scope="module")
