@@ -33,7 +33,7 @@ except ImportError as error:
 from fewstep.adapting.fitting import fit_classifier, fit_same_outputs, head_policy
 from fewstep.adapting.initialisation import classes_of, initialisation, preparation_of, untrained
 from fewstep.adapting.tables import expect_indicators, tell_of_far, tell_of_scaled
-from fewstep.core.rng import derived_seed
+from fewstep.core.rng import derived_seed, drawing_from
 from fewstep.core.types import Batch
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import mean_squared_error, shapes_of
@@ -135,8 +135,7 @@ class _FewShot(BaseEstimator):
 
     def _network(self, outputs: int) -> nn.Module:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(seed, "model"))
+        with drawing_from(derived_seed(seed, "model")):
             return mlp(self.shape_, outputs)
 
     def _require(self, shape: tuple[int, ...], targets: int, outputs: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewstep.core.rng import derived_seed, generator
+from fewstep.core.rng import derived_seed, drawing_from, generator
 
 
 def numbers(*path: int | str, seed: int = 0) -> list[int]:
@@ -71,6 +71,18 @@ def test_streams_neither_read_nor_change_the_global_state() -> None:
         assert torch.equal(torch.get_rng_state(), before)
         torch.manual_seed(2)
         assert numbers("train", 0) == one
+
+
+def test_the_global_stream_goes_on_after_another_was_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", pytest.fail)  # as torch.manual_seed does, for good
+    with torch.random.fork_rng():
+        before = torch.get_rng_state()
+        drawn: list[torch.Tensor] = []
+        for _ in range(2):
+            with drawing_from(5):
+                drawn.append(torch.rand(3))
+        assert torch.equal(*drawn)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**80])

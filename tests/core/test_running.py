@@ -130,6 +130,16 @@ def test_steps_that_do_the_same_are_compiled_once(monkeypatch: pytest.MonkeyPatc
     assert len(recordings) == 3  # a step, its derivative, the query loss
 
 
+def test_each_size_is_compared_also_where_the_operations_name_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong_for_many(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        return lambda values: tree_map(lambda leaf: (1.0 if len(values) < 4 else 2.0) * leaf, function(values))
+
+    monkeypatch.setattr(running, "_compile", wrong_for_many)
+    doubled = compiled()(lambda values: values + values)
+    for count in (3, 5):
+        assert_same(doubled(torch.ones(count)), 2 * torch.ones(count), atol=0, rtol=0)
+
+
 def test_a_recording_takes_tensors_that_lie_otherwise_in_memory_than_the_first() -> None:
     run = traced(lambda x: x.reshape(-1) * 2)
     rows, columns = draw(3, 4), draw(4, 3, seed=1).mT  # of one shape

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from itertools import chain
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -14,9 +15,6 @@ from fewstep.errors import DataError
 from fewstep.tasks.few_shot import FewShot
 from fewstep.tasks.folder import counts, list_folder, load_folder
 from fewstep.tasks.images import Preparation
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GREY = Preparation(8, channels=1)
 
@@ -67,6 +65,22 @@ def test_pictures_that_cannot_be_read_are_left_out_where_asked(
     assert images.only(["class 1"])[0].float().mean().round() == 10
     with pytest.raises(DataError):  # what was kept of the others is for those who asked
         load_folder(folder, GREY)
+
+
+def test_a_picture_that_the_system_withholds_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pictures(tmp_path / "mine", {f"class {number}": 3 for number in range(6)})
+    whole = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "1.png" and path.parent.name == "class 1":
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_bytes)
+        with pytest.raises(DataError, match=r"unreadable: 1 found\n.*1.png: Input/output error\nMake these files"):
+            load_folder(folder, GREY, drop_unreadable=True)
+    assert load_folder(folder, GREY, drop_unreadable=True)[0].classes["class 1"] == 3
 
 
 def test_the_split_depends_on_the_names_alone(tmp_path: Path) -> None:

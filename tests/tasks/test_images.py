@@ -8,7 +8,8 @@ import threading
 import time
 import warnings
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -19,17 +20,7 @@ from fewstep.errors import DataError
 from fewstep.tasks import archives, images
 from fewstep.tasks.archives import Member, Reader
 from fewstep.tasks.check import check
-from fewstep.tasks.images import (
-    Preparation,
-    check_pictures,
-    folders_without_pictures,
-    list_classes,
-    read_picture,
-    read_pictures,
-)
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from fewstep.tasks.images import Preparation, check_pictures, folders_without_pictures, list_classes, read_pictures
 
 GREY, COLOUR = Preparation(8, channels=1), Preparation(8, channels=3)
 
@@ -38,6 +29,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     raw = io.BytesIO()
     image.save(raw, kind, **options)
     return raw.getvalue()
+
+
+def decoded(raw: bytes, preparation: Preparation) -> torch.Tensor:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "picture")
+        file.write_bytes(raw)
+        return read_pictures([file], preparation)[0]
 
 
 def halves(mode: str = "RGB", size: tuple[int, int] = (16, 16), left: object = (255, 0, 0)) -> Image.Image:
@@ -53,7 +51,7 @@ def rgb(pixels: torch.Tensor, row: int, column: int) -> list[int]:
 
 def test_a_picture_is_channels_by_height_by_width_of_bytes() -> None:
     for preparation in (GREY, COLOUR):
-        pixels = read_picture(encoded(halves()), preparation)
+        pixels = decoded(encoded(halves()), preparation)
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (preparation.channels, 8, 8)
     assert rgb(pixels, 4, 0) == [255, 0, 0]
@@ -63,7 +61,7 @@ def test_a_picture_is_channels_by_height_by_width_of_bytes() -> None:
 def test_the_orientation_of_the_camera_is_honoured() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise: left comes to the top
-    pixels = read_picture(encoded(halves(), "JPEG", exif=exif, quality=95), COLOUR)
+    pixels = decoded(encoded(halves(), "JPEG", exif=exif, quality=95), COLOUR)
     assert rgb(pixels, 0, 4)[1] < 60
     assert rgb(pixels, 7, 4)[1] > 200
 
@@ -71,36 +69,36 @@ def test_the_orientation_of_the_camera_is_honoured() -> None:
 def test_transparent_is_white() -> None:
     image = halves("RGBA", left=(0, 0, 0, 0))
     image.putpixel((0, 0), (0, 0, 0, 0))
-    assert read_picture(encoded(image), GREY).min() == 255
+    assert decoded(encoded(image), GREY).min() == 255
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([0, 0, 0, 255, 0, 0])
-    assert read_picture(encoded(palette, transparency=0), COLOUR).min() == 255
+    assert decoded(encoded(palette, transparency=0), COLOUR).min() == 255
     grey = Image.new("LA", (8, 8), (0, 128))
-    assert rgb(read_picture(encoded(grey), GREY), 0, 0) == [127]
+    assert rgb(decoded(encoded(grey), GREY), 0, 0) == [127]
 
 
 def test_palettes_and_cmyk_give_their_colours() -> None:
-    assert rgb(read_picture(encoded(halves().quantize(4)), COLOUR), 4, 0)[0] > 240
-    pixels = read_picture(encoded(halves().convert("CMYK"), "JPEG", quality=95), COLOUR)
+    assert rgb(decoded(encoded(halves().quantize(4)), COLOUR), 4, 0)[0] > 240
+    pixels = decoded(encoded(halves().convert("CMYK"), "JPEG", quality=95), COLOUR)
     assert rgb(pixels, 4, 0)[0] > 200
     assert rgb(pixels, 4, 0)[1] < 60
 
 
 def test_sixteen_bits_become_eight() -> None:
     levels = np.full((8, 8), 257 * 100, dtype=np.uint16)
-    assert read_picture(encoded(Image.fromarray(levels)), GREY).unique().tolist() == [100]
-    assert rgb(read_picture(encoded(Image.fromarray(levels), "TIFF"), COLOUR), 0, 0) == [100, 100, 100]
+    assert decoded(encoded(Image.fromarray(levels)), GREY).unique().tolist() == [100]
+    assert rgb(decoded(encoded(Image.fromarray(levels), "TIFF"), COLOUR), 0, 0) == [100, 100, 100]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_levels_of_unknown_range_are_refused(dtype: type) -> None:
     levels = np.full((8, 8), 1e6, dtype=dtype)
-    with pytest.raises(DataError, match=r"must be readable: its grey levels .*save it with 8 or 16"):
-        read_picture(encoded(Image.fromarray(levels), "TIFF"), GREY)
+    with pytest.raises(DataError, match=r"must be readable: 1 found\n.*: its grey levels .*save it with 8 or 16"):
+        decoded(encoded(Image.fromarray(levels), "TIFF"), GREY)
 
 
 def test_one_bit_is_resized_through_grey_levels() -> None:
-    pixels = read_picture(encoded(halves("1", (20, 20), 0)), GREY)
+    pixels = decoded(encoded(halves("1", (20, 20), 0)), GREY)
     assert pixels.min() == 0
     assert len(pixels.unique()) > 2
 
@@ -108,19 +106,19 @@ def test_one_bit_is_resized_through_grey_levels() -> None:
 def test_of_an_animation_the_first_frame_counts() -> None:
     frames = [Image.new("L", (8, 8), level) for level in (40, 200)]
     raw = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert read_picture(raw, GREY).unique().tolist() == [40]
+    assert decoded(raw, GREY).unique().tolist() == [40]
 
 
 @pytest.mark.parametrize(("ink", "paper"), [(0, 255), (255, 0), (30, 220)])
 def test_invert_auto_makes_ink_bright_on_dark_whatever_it_was(ink: int, paper: int) -> None:
     image = Image.new("L", (16, 16), paper)
     image.paste(ink, (6, 6, 10, 10))
-    pixels = read_picture(encoded(image), Preparation(16, channels=1, invert="auto"))[0]
+    pixels = decoded(encoded(image), Preparation(16, channels=1, invert="auto"))[0]
     assert pixels[0, 0] < 50
     assert pixels[8, 8] > 200
-    plain = read_picture(encoded(image), Preparation(16, channels=1))[0]
+    plain = decoded(encoded(image), Preparation(16, channels=1))[0]
     assert plain[8, 8] == ink
-    assert read_picture(encoded(image), Preparation(16, channels=1, invert=True))[0, 8, 8] == 255 - ink
+    assert decoded(encoded(image), Preparation(16, channels=1, invert=True))[0, 8, 8] == 255 - ink
 
 
 def test_a_picture_that_is_not_square_is_padded_with_its_border_or_cropped_or_stretched() -> None:
@@ -128,7 +126,7 @@ def test_a_picture_that_is_not_square_is_padded_with_its_border_or_cropped_or_st
     image.paste(0, (8, 0, 24, 16))
     raw = encoded(image)
     padded, cropped, stretched = (
-        read_picture(raw, Preparation(16, channels=1, fit=fit))[0] for fit in ("pad", "crop", "stretch")
+        decoded(raw, Preparation(16, channels=1, fit=fit))[0] for fit in ("pad", "crop", "stretch")
     )
     assert padded[0].unique().tolist() == [200]
     assert (padded[8] < 50).sum() == 8
@@ -139,13 +137,13 @@ def test_a_picture_that_is_not_square_is_padded_with_its_border_or_cropped_or_st
 @pytest.mark.parametrize("size", [(1, 1), (3000, 1)])
 def test_sizes_at_the_edge_are_pictures_too(size: tuple[int, int]) -> None:
     for fit in ("pad", "crop", "stretch"):
-        assert read_picture(encoded(Image.new("L", size, 90)), Preparation(8, channels=1, fit=fit)).max() <= 91
+        assert decoded(encoded(Image.new("L", size, 90)), Preparation(8, channels=1, fit=fit)).max() <= 91
 
 
 def test_a_thin_strip_is_padded_and_checked(tmp_path: Path) -> None:
     (tmp_path / "strip.png").write_bytes(encoded(halves(size=(300, 2))))
     check_pictures([tmp_path / "strip.png"])
-    pixels = read_picture(tmp_path / "strip.png", COLOUR)
+    pixels = read_pictures([tmp_path / "strip.png"], COLOUR)[0]
     assert pixels.shape == (3, 8, 8)
     assert (pixels != pixels[:, :1, :1]).any()  # not all of it is border
 
@@ -154,7 +152,7 @@ def test_a_thin_strip_is_padded_and_checked(tmp_path: Path) -> None:
 def test_a_picture_of_too_many_pixels_is_refused_undecoded(megapixels: int) -> None:
     raw = encoded(Image.new("1", (1000 * megapixels, 1000)))
     with pytest.raises(DataError, match="more than 89 million pixels; make it smaller"):
-        read_picture(raw, GREY)
+        decoded(raw, GREY)
 
 
 def test_pictures_read_alike_whatever_the_filters_for_warnings() -> None:
@@ -162,13 +160,13 @@ def test_pictures_read_alike_whatever_the_filters_for_warnings() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(DataError, match="more than 89 million pixels"):
-            read_picture(raw, GREY)
+            decoded(raw, GREY)
 
 
 def test_threads_that_read_at_once_leave_the_filters_for_warnings_as_they_were(monkeypatch) -> None:
     before, second_reads, first_has_read = warnings.filters[:], threading.Event(), threading.Event()
 
-    def decoded(raw: bytes, _: Preparation) -> torch.Tensor:
+    def slowly_decoded(raw: bytes, _: Preparation) -> torch.Tensor:
         if raw == b"second":
             second_reads.set()
             first_has_read.wait(0.5)
@@ -177,11 +175,11 @@ def test_threads_that_read_at_once_leave_the_filters_for_warnings_as_they_were(m
         return torch.zeros(1)
 
     def read_first() -> None:
-        read_picture(b"first", GREY)
+        decoded(b"first", GREY)
         first_has_read.set()
 
-    monkeypatch.setattr(images, "_decoded", decoded)
-    threads = [threading.Thread(target=read_first), threading.Thread(target=read_picture, args=(b"second", GREY))]
+    monkeypatch.setattr(images, "_decoded", slowly_decoded)
+    threads = [threading.Thread(target=read_first), threading.Thread(target=decoded, args=(b"second", GREY))]
     for thread in threads:
         thread.start()
         time.sleep(0.05)
@@ -206,7 +204,7 @@ def test_unreadable_files_are_told_together_with_the_reason(tmp_path: Path) -> N
     assert lines[3].startswith(f"  {tmp_path / 'short.png'}: ")
     assert lines[4] == f"  {tmp_path / 'gone.png'}: No such file or directory"
     assert lines[5] == "Replace these files or take them away."
-    assert read_picture(tmp_path / "héllo.png", COLOUR).shape == (3, 8, 8)
+    assert read_pictures([tmp_path / "héllo.png"], COLOUR)[0].shape == (3, 8, 8)
 
 
 def test_of_many_unreadable_files_ten_are_named(tmp_path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from fewstep.errors import DataError
-from fewstep.tasks.images import Preparation, read_picture, without_drawing
+from fewstep.tasks.images import Preparation, read_pictures, without_drawing
 from fewstep.tasks.ink import clean
 
 CLEANED = Preparation(28, channels=1, invert="auto", clean=True)
@@ -33,9 +31,7 @@ def photographed(page, *, ink=100, paper=180, shade=50, noise=3):
 
 
 def levels(image, preparation=CLEANED):
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return read_picture(file.getvalue(), preparation)[0].float() / 255
+    return read_pictures([image], preparation)[0, 0].float() / 255
 
 
 def difference(one, other):

@@ -38,6 +38,24 @@ def generator(seed: int, *path: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derived_seed(seed, *path))
 
 
+@contextmanager
+def drawing_from(seed: int, device: torch.device | str = "cpu") -> Generator[None]:
+    """Inside, torch's global streams of the CPU and of one device begin at a seed; afterwards they are as before.
+
+    `torch.manual_seed` would seed the streams of all devices, which nobody gives back, and takes longer than a
+    meta-update of a small network.
+    """
+    kind = torch.device(device)
+    with cast("Any", torch.random).fork_rng([kind] if kind.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if kind.type == "cuda":
+            with torch.cuda.device(kind):
+                torch.cuda.manual_seed(seed)
+        elif kind.type != "cpu":
+            cast("Any", torch).manual_seed(seed)
+        yield
+
+
 class RandomStreams:
     """Where torch's own random streams stand, to draw the same numbers again.
 

@@ -91,7 +91,8 @@ def compiled() -> Run:
             if draws_random_numbers(recording):
                 warn("The meta-gradient is not compiled (it draws random numbers, as a compiler does not): %s", _SLOWER)
                 return recording
-            key = (recording.code, *map(id, recording.buffers()), *map(id, recording.parameters()))
+            # Code may name no sizes, but each of them is compiled, and compared, anew.
+            key = (signature(args), recording.code, *map(id, recording.buffers()), *map(id, recording.parameters()))
             if key not in known:
                 known[key] = recording, _compiled(recording, function, args, warn)  # it lives on, and so do its ids
             return known[key][1]

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from fewstep.core import algorithms
-from fewstep.core.rng import derived_seed
+from fewstep.core.rng import derived_seed, drawing_from
 from fewstep.core.rules import Adam, Clipped, Except, LearnedSgd, Momentum, Only, Sgd, UpdateRule
 from fewstep.errors import RecipeError
 from fewstep.experiments.build_reinforcement import build_reinforcement_learner, policy_shape
@@ -79,8 +79,7 @@ def build_model(
     _check_passed("model", model.kind, custom, what="module")
     if custom is not None:
         return custom
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(recipe.seed, "model", copy))
+    with drawing_from(derived_seed(recipe.seed, "model", copy)):
         shapes = policy_shape(environment) if environment is not None else shapes_of(recipe)
         assert shapes is not None
         assert not isinstance(model, CustomModel)

@@ -93,7 +93,7 @@ def inspect(
     Returns:
         What `evaluate` returns, and: "head"; "layers", each with its curves of movement and gain, None where it is not
         adapted; "parts", the metric by what adapts; "head_share", after each step; "untrained", the last two for the
-        network before its first meta-update.
+        same network with the random parameters of the recipe's seed, wherever its training began.
 
     Raises:
         FewstepError: The folder is no run of an adapting learner, the head is none, or data are missing.

@@ -76,6 +76,7 @@ def load_recipe(
     settings = as_text(settings)
     for setting in settings:
         _set(values, setting)
+    _drop_steps_of_another_kind(values, keys_set(settings))
     where = f"{where} with {', '.join(settings)}" if settings else where
     _resolve(values, Path())
     fill_in(values)
@@ -84,6 +85,14 @@ def load_recipe(
     except ValidationError as error:
         raise RecipeError(explained(where, error)) from None
     return recipe
+
+
+def _drop_steps_of_another_kind(values: Mapping[str, Any], keys: set[str]) -> None:
+    """Of inner steps a file for another algorithm may well speak, of which joint training takes none."""
+    algorithm = values.get("algorithm")
+    chosen = "algorithm.kind" in keys and "algorithm.steps" not in keys
+    if chosen and isinstance(algorithm, dict) and algorithm["kind"] == "joint":
+        algorithm.pop("steps", None)
 
 
 def evaluation_plan(recipe: Recipe, given: Mapping[str, Any]) -> Evaluate:
@@ -295,5 +304,3 @@ def _set(values: dict[str, Any], setting: str) -> None:
         if not isinstance(section, dict):
             raise RecipeError(f"--set {setting}: {part} is a value and has no keys of its own.")
     section[parts[-1]] = value
-    if parts == ["algorithm", "kind"] and value == "joint":  # of which a file for another kind may well speak
-        section.pop("steps", None)

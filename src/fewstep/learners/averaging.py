@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
@@ -111,10 +112,10 @@ class AveragingLearner:
         self.iteration += 1
         return {"query_loss": losses.mean().item()}
 
-    def adapt(self, support: Batch, steps: int | None = None) -> Adapted:
+    def adapt(self, support: Batch, steps: int | None = None, normalization: Normalization | None = None) -> Adapted:
         """Fine-tune the average network on one task; see `SupervisedLearner.adapt`."""
         self._mean.load_meta(self.meta)
-        return self._mean.adapt(support, steps)
+        return self._mean.adapt(support, steps, normalization)
 
     def evaluate(
         self, tasks: Any, steps: int, *, normalization: Normalization | None = None, last_only: bool = False
@@ -136,12 +137,13 @@ class AveragingLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimizer and number of updates."""
-        return {
+        state = {
             "iteration": self.iteration,
             "networks": self._networks,
             "optimizer_kind": type(self._optimizer).__name__,
             "optimizer": self._optimizer.state_dict(),
         }
+        return deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.
@@ -152,7 +154,7 @@ class AveragingLearner:
         kind = type(self._optimizer).__name__
         check_outer_loop({"optimizer_kind": kind}, {"optimizer_kind": kind, **state})
         take_over(MetaParams(self._networks, {}), MetaParams(state["networks"], {}))
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it takes over the tensors that it is given
         self.iteration = state["iteration"]
 
     def _task_loss(self, params: Params, task: Task) -> Tensor:

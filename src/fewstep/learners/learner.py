@@ -46,7 +46,7 @@ class Learner(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later `load_state_dict` needs to go on bit for bit."""
+        """All that a later `load_state_dict` needs to go on bit for bit; later steps leave it as it is."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class PretrainedLearner:
         """One update of the classifier; see `SupervisedLearner.step`."""
         return self._classifier.step(tasks)
 
-    def adapt(self, support: Batch, steps: int | None = None) -> Adapted:
+    def adapt(self, support: Batch, steps: int | None = None, normalization: Normalization | None = None) -> Adapted:
         """Fine-tune on one task; see `SupervisedLearner.adapt`.
 
         Raises:
@@ -65,7 +65,7 @@ class PretrainedLearner:
                 "Set algorithm.method = 'finetune'."
             )
         self._share()
-        return self._few_shot.adapt(support, steps)
+        return self._few_shot.adapt(support, steps, normalization)
 
     def evaluate(
         self, tasks: Any, steps: int, *, normalization: Normalization | None = None, last_only: bool = False

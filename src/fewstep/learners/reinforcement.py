@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
@@ -301,7 +302,7 @@ class ReinforcementLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Meta-parameters and the number of updates: a trust-region step remembers nothing else."""
-        return {"iteration": self.iteration, "meta": self.meta._asdict()}
+        return deepcopy({"iteration": self.iteration, "meta": self.meta._asdict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.

@@ -6,6 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, final
@@ -241,13 +242,7 @@ class SupervisedLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Meta-parameters, optimizer, schedule and the number of updates: all that a resume needs."""
-        return {
-            "iteration": self.iteration,
-            "meta": self.meta._asdict(),
-            "optimizer_kind": type(self._optimizer).__name__,
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict() if self._schedule else None,
-        }
+        return deepcopy(self._state())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.
@@ -255,13 +250,22 @@ class SupervisedLearner:
         Raises:
             ValueError: It belongs to another model, rule, optimizer or schedule.
         """
-        now = self.state_dict()
+        now = self._state()
         check_outer_loop(now, {"optimizer_kind": now["optimizer_kind"], **state})
         self.load_meta(MetaParams(**state["meta"]))
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it takes over the tensors that it is given
         if self._schedule:
             self._schedule.load_state_dict(state["schedule"])
         self.iteration = state["iteration"]
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "iteration": self.iteration,
+            "meta": self.meta._asdict(),
+            "optimizer_kind": type(self._optimizer).__name__,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict() if self._schedule else None,
+        }
 
     def constants(self) -> str:
         """Fingerprint of what the module holds beside its learnable parameters; see `FunctionalModule.constants`."""

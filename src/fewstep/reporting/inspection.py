@@ -41,7 +41,7 @@ _COLUMNS = (("moved %", "relative_movement", 100), ("gain", "gain", 1), ("untrai
 _LEGEND = (
     "moved: distance from the initialisation, in % of the layer's own length; rms: per parameter\n"
     "gain: decrease of the query loss where this layer alone takes the steps; "
-    "untrained: the same network before its first meta-update"
+    "untrained: the same network with random parameters"
 )
 _NOT_ADAPTED = "not adapted"
 _STEPS = ("#9ECAE1", "#4292C6", "#08519C", "#041F3D")

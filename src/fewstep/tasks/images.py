@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, cast, final
 
 import numpy as np
 import torch
@@ -225,28 +225,6 @@ def list_pictures(path: Path) -> list[Member]:
     return found
 
 
-def read_picture(picture: Path | Member | bytes, preparation: Preparation) -> Tensor:
-    """One picture, prepared.
-
-    Args:
-        picture: A file, a member of an archive, or a file's bytes.
-        preparation: What to do to it.
-
-    Returns:
-        uint8 `[channels, height, width]`.
-
-    Raises:
-        DataError: It is no readable picture; says why.
-    """
-    if not isinstance(picture, bytes):
-        return read_pictures([picture], preparation)[0]
-    try:
-        with _strictly():
-            return _decoded(picture, preparation)
-    except Exception as error:  # broken files raise errors of many kinds
-        raise DataError(f"A picture must be readable: {_reason(error)}. Replace it.") from error
-
-
 def read_pictures(
     pictures: Sequence[Picture],
     preparation: Preparation,
@@ -267,9 +245,9 @@ def read_pictures(
     """
     size = preparation.image_size
     prepared = torch.empty(len(pictures), preparation.channels, size, size, dtype=torch.uint8)
-    unreadable: list[str] = []
+    unreadable: list[_Unreadable] = []
     for index, read in enumerate(_each(pictures, preparation)):
-        if isinstance(read, str):
+        if isinstance(read, _Unreadable):
             unreadable.append(read)
         else:
             prepared[index] = read
@@ -286,14 +264,25 @@ def read_readable(pictures: Sequence[Picture], preparation: Preparation) -> tupl
 
     Returns:
         uint8 `[readable pictures, channels, height, width]`, and for each picture whether it is among them.
+
+    Raises:
+        DataError: The system does not give what a file holds, which may be another matter next time.
     """
     read = list(_each(pictures, preparation))
-    kept = [each for each in read if not isinstance(each, str)]
-    if unreadable := [each for each in read if isinstance(each, str)]:
-        log.info("Left out %d of %d pictures, unreadable: %s", len(unreadable), len(read), listing(unreadable))
+    kept = [each for each in read if isinstance(each, torch.Tensor)]
+    unreadable = [each for each in read if isinstance(each, _Unreadable)]
+    if withheld := [each for each in unreadable if each.by_system]:
+        _require_readable(len(pictures), withheld, "Make these files accessible, or take them away.")
+    if unreadable:
+        log.info(
+            "Left out %d of %d pictures, unreadable: %s",
+            len(unreadable),
+            len(read),
+            listing([each.why for each in unreadable]),
+        )
     size = preparation.image_size
     images = torch.stack(kept) if kept else torch.empty(0, preparation.channels, size, size, dtype=torch.uint8)
-    return images, [not isinstance(each, str) for each in read]
+    return images, [isinstance(each, torch.Tensor) for each in read]
 
 
 def prepare_arrays(pictures: np.ndarray, preparation: Preparation) -> Tensor:
@@ -328,11 +317,19 @@ def check_pictures(pictures: Sequence[Picture]) -> None:
     Raises:
         DataError: Lists those that cannot be read, and why.
     """
-    unreadable = [read for read in _each(pictures, Preparation(1, fit="stretch")) if isinstance(read, str)]
+    each = _each(pictures, Preparation(1, fit="stretch"))
+    unreadable = [read for read in each if isinstance(read, _Unreadable)]
     _require_readable(len(pictures), unreadable, _ADVICE)
 
 
-def _each(pictures: Sequence[Picture], preparation: Preparation) -> Iterator[Tensor | str]:
+class _Unreadable(NamedTuple):
+    """Why a picture cannot be read, and whether that is of the system rather than of the picture."""
+
+    why: str
+    by_system: bool
+
+
+def _each(pictures: Sequence[Picture], preparation: Preparation) -> Iterator[Tensor | _Unreadable]:
     """Every picture prepared, or why it cannot be read."""
     with Reader() as reader:
         for place, picture in enumerate(pictures):
@@ -340,7 +337,8 @@ def _each(pictures: Sequence[Picture], preparation: Preparation) -> Iterator[Ten
                 with _strictly():
                     read = _read(reader, picture, preparation)
             except Exception as error:  # broken files raise errors of many kinds
-                read = f"{picture_name(picture, place)}: {_reason(error)}"
+                by_system = isinstance(error, OSError) and error.errno is not None  # which Pillow's own errors lack
+                read = _Unreadable(f"{picture_name(picture, place)}: {_reason(error)}", by_system)
             yield read
 
 
@@ -362,10 +360,10 @@ def _in_memory(picture: Image.Image | np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(picture))
 
 
-def _require_readable(count: int, unreadable: list[str], advice: str) -> None:
+def _require_readable(count: int, unreadable: list[_Unreadable], advice: str) -> None:
     if unreadable:
         what = f"Each of {count} pictures must be readable; unreadable" if count > 1 else "A picture must be readable"
-        raise DataError(f"{what}: {listing(unreadable)}\n{advice}")
+        raise DataError(f"{what}: {listing([each.why for each in unreadable])}\n{advice}")
 
 
 def _reason(error: Exception) -> str:

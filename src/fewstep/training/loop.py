@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 import torch
 
-from fewstep.core.rng import derived_seed, generator
+from fewstep.core.rng import derived_seed, drawing_from, generator
 from fewstep.core.trees import leaves
 from fewstep.errors import EpisodeError, Interrupted, NonFiniteError, RunError
 from fewstep.training.checkpoint import load_checkpoint, save_checkpoint, save_meta
@@ -188,7 +188,7 @@ def _iterate(
     """One meta-update on the tasks of this iteration's own stream (Algorithm 2, lines 3-10)."""
     iteration = learner.iteration
     batch = tasks.sample(plan.batch_size, generator(plan.seed, "train", iteration))
-    with _drawing_from(derived_seed(plan.seed, "module", iteration), device):
+    with drawing_from(derived_seed(plan.seed, "module", iteration), device):
         try:
             return learner.step(batch)
         except NonFiniteError as error:
@@ -196,22 +196,6 @@ def _iterate(
                 f"the last checkpoint stands: {checkpoint}" if checkpoint.is_file() else "no checkpoint was due yet"
             )
             raise NonFiniteError(f"{error} Nothing was updated; {stands}.") from error
-
-
-@contextmanager
-def _drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout and the like draw from torch's global stream: give an iteration its own, and give the old one back.
-
-    `torch.manual_seed` would do for every kind of device, which takes longer than a meta-update of a small network.
-    """
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        elif device.type != "cpu":
-            torch.manual_seed(seed)
-        yield
 
 
 def _record(run: RunFolder, iteration: int, progress: _Progress, seconds: float, *, partial: bool = False) -> None:
