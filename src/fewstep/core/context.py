@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -81,8 +82,13 @@ def recording_for_compiler(whether: bool) -> Generator[None]:
         _for_compiler.reset(token)
 
 
-def vmapped(function: Callable[..., Any], in_dims: Any = 0) -> Callable[..., Any]:
-    """The function for all tasks at once, which `is_vmapped` tells those inside; random numbers differ by task."""
+def vmapped(function: Callable[..., Any], shared: int = 0) -> Callable[..., Any]:
+    """The function for all tasks at once, which `is_vmapped` tells those inside; random numbers differ by task.
+
+    Args:
+        function: Of trees of tensors; what is no tensor is the same for all tasks.
+        shared: How many of its arguments come first that are the same for all tasks, too.
+    """
 
     @wraps(function)
     def told(*args: Any) -> Any:
@@ -92,4 +98,12 @@ def vmapped(function: Callable[..., Any], in_dims: Any = 0) -> Callable[..., Any
         finally:
             _vmapped.reset(token)
 
-    return torch.vmap(told, in_dims=in_dims, randomness="different")
+    def mapped(*args: Any) -> Any:
+        axes = [tree_map(_axis, each) for each in args[shared:]]
+        return torch.vmap(told, (*[None] * shared, *axes), randomness="different")(*args)
+
+    return mapped
+
+
+def _axis(leaf: Any) -> int | None:
+    return 0 if isinstance(leaf, torch.Tensor) else None

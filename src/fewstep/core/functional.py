@@ -38,6 +38,7 @@ class FunctionalModule:
 
     Attributes:
         params: The module's own learnable parameters: the natural initialisation.
+        tied: For each further name of one of them, the name that it goes by.
 
     Raises:
         ValueError: The module is none, has no learnable parameters or lazy ones, or lacks the statistics that it is to
@@ -50,12 +51,11 @@ class FunctionalModule:
         expect_module(module)
         if normalization not in get_args(Normalization):
             raise ValueError(f"`normalization` is one of {', '.join(get_args(Normalization))}: got {normalization!r}.")
-        if any(is_lazy(parameter) for parameter in module.parameters()):
-            raise ValueError(
-                "A model's parameters must exist before meta-learning: got lazy ones. Run one forward pass first."
-            )
-        self._original = copy.deepcopy(module)
-        own = with_own_recurrence(with_own_norms(copy.deepcopy(module), normalization))
+        self._begin(_copied(module), normalization, second_order)
+
+    def _begin(self, original: nn.Module, normalization: Normalization, second_order: bool) -> None:
+        self._original = original
+        own = with_own_recurrence(with_own_norms(_sharing_what_is_frozen(original), normalization))
         self._module = with_own_convolutions(own)
         self._norms = {name: m for name, m in named_modules(self._module) if isinstance(m, TaskNorm)}
         self._second_order = second_order
@@ -71,6 +71,11 @@ class FunctionalModule:
             name: parameter.detach().clone()
             for name, parameter in self._module.named_parameters()
             if parameter.requires_grad
+        }
+        first = {id(value): name for name, value in self._module.named_parameters()}
+        every = cast("Any", self._module).named_parameters(remove_duplicate=False)
+        self.tied: dict[str, str] = {
+            name: first[id(value)] for name, value in every if value.requires_grad and name != first[id(value)]
         }
         if not self.params:
             raise ValueError(
@@ -101,7 +106,8 @@ class FunctionalModule:
     def for_evaluation(self) -> FunctionalModule:
         """A copy in evaluation mode, which training this one leaves there."""
         # Of the original: the module in use may hold what a forward pass left in it, which cannot be copied.
-        own = FunctionalModule(self._original, self.normalization, second_order=self._second_order)
+        own = object.__new__(FunctionalModule)
+        own._begin(self._original, self.normalization, self._second_order)
         own.to(next(iter(self.params.values())).device).train(False)
         return own
 
@@ -182,7 +188,7 @@ class FunctionalModule:
         return digest.hexdigest()[:16]
 
     def check_pure(self, inputs: Any) -> Any:
-        """Run one forward pass and check that it leaves the module's buffers as they were.
+        """Run one forward pass and check that it leaves the module's buffers and parameters as they were.
 
         Args:
             inputs: Inputs of one task.
@@ -191,13 +197,19 @@ class FunctionalModule:
             The module's outputs.
 
         Raises:
-            ValueError: A buffer changed: its state would leak from task to task.
+            ValueError: A buffer changed, whose state would leak from task to task, or a parameter.
         """
+        params = {name: value.clone() for name, value in self.params.items()}
         buffers = dict(self._module.named_buffers())
         before = {name: (buffer._version, buffer.clone()) for name, buffer in buffers.items()}
         devices = {value.device for value in self.params.values() if value.is_cuda}
         with torch.no_grad(), cast("Any", torch.random).fork_rng(devices):
-            outputs = self(self.params, inputs)
+            outputs = self(params, inputs)
+        if written := [name for name, value in params.items() if value._version]:
+            raise ValueError(
+                f"A forward pass must leave the parameters as they are: this one wrote into {', '.join(written)}. "
+                "Compute with a new tensor instead (of nn.Embedding's, leave out max_norm)."
+            )
         now = dict(self._module.named_buffers())
         # By value too: the kernel of batch normalisation changes a buffer without counting up its version.
         kept = [n for n, b in buffers.items() if now.get(n) is b and b._version == before[n][0]]
@@ -244,13 +256,44 @@ class FunctionalModule:
 
 
 def expect_module(module: object) -> None:
-    """See that something is a module.
+    """See that something is a module whose parameters can be values.
 
     Raises:
         ValueError: It is not.
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"A model is an nn.Module, made and not its class: got {module!r}.")
+    if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):  # of torch.compile
+        raise ValueError(
+            f"A model is a module as it was written: got a {type(module).__name__}, which computes with no other "
+            "parameters than its own. Give the module that it was made of; `run=fewstep.core.running.compiled()` "
+            "compiles what a learner computes with it."
+        )
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise ValueError(
+            "A model's parameters must exist before meta-learning: got lazy ones. Run one forward pass first."
+        )
+    for name, part in named_modules(module):
+        if any(type(hook).__name__ == "WeightNorm" for hook in cast("Any", part)._forward_pre_hooks.values()):
+            raise ValueError(
+                f"Weight normalisation of layer {name!r} must be that of torch.nn.utils.parametrizations: got "
+                "torch.nn.utils.weight_norm, whose second derivative is wrong. The former takes the same arguments."
+            )
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"A model is copied, and this one cannot be: {error}. Let it hold no tensor that was computed from its "
+            "parameters, and nothing like an open file or a lock."
+        ) from error
+
+
+def _sharing_what_is_frozen(module: nn.Module) -> nn.Module:
+    """A copy whose frozen parameters, a backbone's perhaps, are the same tensors: nobody writes into them."""
+    return copy.deepcopy(module, {id(value): value for value in module.parameters() if not value.requires_grad})
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -38,34 +38,51 @@ def policy_followed(asked: Normalization | None, own: Normalization) -> Normaliz
     return policy
 
 
-def named_modules(module: nn.Module, *, with_duplicates: bool = False) -> list[tuple[str, nn.Module]]:
-    """Every module inside, by name; `with_duplicates` under each of its names."""
-    return list(cast("Any", module).named_modules(remove_duplicate=not with_duplicates))
+def named_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module inside, by the first of its names."""
+    return list(cast("Any", module).named_modules())
 
 
 class TaskNorm(nn.Module):
-    """Batch normalisation whose statistics are values: computed from the batch, or given; never accumulated."""
+    """Batch normalisation whose statistics are values: computed from the batch, or given; never accumulated.
 
-    def __init__(self, norm: nn.BatchNorm2d, normalization: Normalization, name: str) -> None:
-        super().__init__()
-        self.name, self.eps = name, norm.eps
-        self.weight, self.bias = cast("Tensor | None", norm.weight), cast("Tensor | None", norm.bias)
-        self.given: tuple[Tensor, Tensor] | None = None
-        self.records, self.seen = False, cast("tuple[Tensor, Tensor] | None", None)
-        self.frozen = normalization == "running"
-        if self.frozen:
-            if norm.running_mean is None or norm.running_var is None:
-                raise ValueError(
-                    f"normalization='running' needs running statistics: layer {name!r} has none. "
-                    "Use track_running_stats=True and pretrain the module, or choose 'transductive' or 'support'."
-                )
-            self.register_buffer("running_mean", norm.running_mean)
-            self.register_buffer("running_var", norm.running_var)
+    A layer of PyTorch's becomes one: hooks, parameters and attributes stay its own.
+    """
+
+    name: str
+    eps: float
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    frozen: bool
+    given: tuple[Tensor, Tensor] | None
+    records: bool
+    seen: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, layer: nn.Module, normalization: Normalization, name: str) -> None:
+        """Make a batch-normalisation layer one of these, in place."""
+        norm = cast("TaskNorm", layer)
+        norm.frozen = normalization == "running"
+        if norm.frozen and (norm.running_mean is None or norm.running_var is None):
+            raise ValueError(
+                f"normalization='running' needs running statistics: layer {name!r} has none. "
+                "Use track_running_stats=True and pretrain the module, or choose 'transductive' or 'support'."
+            )
+        if not norm.frozen:
+            norm.running_mean = norm.running_var = None
+        norm.num_batches_tracked = None
+        norm.name, norm.given, norm.records, norm.seen = name, None, False, None
+        layer.__class__ = cls
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs `[examples, channels, ...]`, normalised per channel."""
         if self.frozen:
-            return self._normalize(inputs, cast("Tensor", self.running_mean), cast("Tensor", self.running_var))
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            return self._normalize(inputs, self.running_mean, self.running_var)
         if self.given is not None:
             return self._normalize(inputs, *self.given)
         if inputs.numel() == inputs.shape[1]:
@@ -104,28 +121,22 @@ class TaskNorm(nn.Module):
 class _WeightNorm(nn.Module):
     """Weight normalisation, w = v g / |v|, written out: the second derivative of PyTorch's kernel is wrong."""
 
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
+    dim: int
 
     def forward(self, size: Tensor, direction: Tensor) -> Tensor:
         """The weight of this size g and direction v."""
-        return direction * (size / torch.norm_except_dim(direction, 2, self.axis))
+        return direction * (size / torch.norm_except_dim(direction, 2, self.dim))
 
 
 def with_own_norms(module: nn.Module, normalization: Normalization) -> nn.Module:
-    """The module with its batch and weight normalisation replaced, in place, by the layers above."""
-    norms: dict[nn.Module, nn.Module] = {
-        norm: TaskNorm(cast("nn.BatchNorm2d", norm), normalization, name)
-        for name, norm in named_modules(module)
-        if isinstance(norm, BATCH_NORMS) and type(norm).forward in _BATCH_NORM_FORWARDS
-    }
-    for layer in module.modules():
-        if isinstance(layer, _TORCH_WEIGHT_NORM):
-            norms[layer] = _WeightNorm(cast("int", layer.dim))
-    # With duplicates: one layer may stand in several places.
-    for name, child in named_modules(module, with_duplicates=True):
-        if name and child in norms:
-            owner, _, key = name.rpartition(".")
-            setattr(module.get_submodule(owner), key, norms[child])
-    return norms.get(module, module)
+    """The module with its batch and weight normalisation computed as above, in place.
+
+    Raises:
+        ValueError: Running statistics are asked for, and there are none.
+    """
+    for name, layer in named_modules(module):
+        if isinstance(layer, BATCH_NORMS) and type(layer).forward in _BATCH_NORM_FORWARDS:
+            TaskNorm.of(layer, normalization, name)
+        elif isinstance(layer, _TORCH_WEIGHT_NORM):
+            cast("nn.Module", layer).__class__ = _WeightNorm
+    return module

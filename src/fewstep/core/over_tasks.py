@@ -44,7 +44,7 @@ def vectorized(chunk_size: int | None = None, run: Run = plain) -> OverTasks:
 
     @cache  # what was recorded or compiled for a function serves each time that it is mapped
     def over(function: Mappable) -> Mappable:
-        batched = run(vmapped(function, in_dims=(None, 0)))
+        batched = run(vmapped(function, shared=1))
 
         def mapped(shared: Any, tasks: Any) -> Any:
             return concatenate([batched(shared, chunk) for chunk in chunks(tasks, chunk_size)])

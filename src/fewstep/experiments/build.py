@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from fewstep.experiments.config import Recipe
-    from fewstep.learners.supervised import Loss, OptimizerFactory
+    from fewstep.learners.outer_loop import OptimizerFactory
+    from fewstep.learners.supervised import Loss
     from fewstep.rl.environment import Environment
 
     AlgorithmFactory: TypeAlias = Callable[[UpdateRule, int], algorithms.Algorithm]

@@ -14,9 +14,10 @@ from fewstep.core.functional import FunctionalModule
 from fewstep.core.trees import length, to_device
 from fewstep.core.types import Batch, MetaParams, Params, Task
 from fewstep.errors import NonFiniteError
-from fewstep.learners.checks import check_outer_loop
-from fewstep.learners.learner import take_over
-from fewstep.learners.supervised import Loss, OptimizerFactory, SupervisedLearner, adam
+from fewstep.learners.checks import check_state
+from fewstep.learners.learner import check_fits, take_over
+from fewstep.learners.outer_loop import OptimizerFactory, OuterLoop
+from fewstep.learners.supervised import Loss, SupervisedLearner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ class AveragingLearner:
             name: torch.stack([params[name] for params in initial]).to(device) for name in initial[0]
         }
         self._loss, self._regularizer, self._strength = loss, regularizer, strength
-        self._optimizer = (optimizer or adam())(list(self._networks.values()))
+        self._outer = OuterLoop(list(self._networks.values()), optimizer)
         self._gradient: Callable[[Params, Task], tuple[Params, Tensor]] = vmapped(
             torch.func.grad_and_value(self._task_loss)
         )
@@ -108,7 +109,7 @@ class AveragingLearner:
             centre = network.mean(0) if self._regularizer == "to_mean" else torch.zeros_like(network[0])
             pull = 0.0 if self._regularizer == "none" else 2 * self._strength
             network.grad = gradients[name] + pull * (network - centre)
-        self._optimizer.step()
+        self._outer.step()
         self.iteration += 1
         return {"query_loss": losses.mean().item()}
 
@@ -137,24 +138,20 @@ class AveragingLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimizer and number of updates."""
-        state = {
-            "iteration": self.iteration,
-            "networks": self._networks,
-            "optimizer_kind": type(self._optimizer).__name__,
-            "optimizer": self._optimizer.state_dict(),
-        }
-        return deepcopy(state)
+        return {"iteration": self.iteration, "networks": deepcopy(self._networks), **self._outer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.
 
         Raises:
-            ValueError: It belongs to other networks, to another number of them, or to another optimizer.
+            ValueError: It belongs to other networks, to another number of them, or to another optimizer; nothing was
+                taken over.
         """
-        kind = type(self._optimizer).__name__
-        check_outer_loop({"optimizer_kind": kind}, {"optimizer_kind": kind, **state})
-        take_over(MetaParams(self._networks, {}), MetaParams(state["networks"], {}))
-        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it takes over the tensors that it is given
+        check_state(state, "iteration", "networks", "optimizer")
+        own, came = MetaParams(self._networks, {}), MetaParams(state["networks"], {})
+        check_fits(own, came)
+        self._outer.load_state_dict(state)
+        take_over(own, came)
         self.iteration = state["iteration"]
 
     def _task_loss(self, params: Params, task: Task) -> Tensor:

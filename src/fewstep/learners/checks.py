@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -11,16 +14,20 @@ from torch import Tensor
 
 from fewstep.core.expect import expect_function, expect_number
 from fewstep.core.rules import UpdateRule, selected
+from fewstep.core.running import plain, traced
 from fewstep.core.trees import leaves, tree_map
 from fewstep.core.types import Batch
 from fewstep.errors import NonFiniteError
 from fewstep.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
+    from fewstep.core.algorithms import Algorithm
     from fewstep.core.functional import FunctionalModule
     from fewstep.core.types import LossFn, MetaParams, OverTasks, Task, TaskGradient
+
+log = logging.getLogger(__name__)
 
 _EXAMPLES = {
     "loss": "torch.nn.functional.mse_loss",
@@ -47,8 +54,33 @@ def check_functions(**given: Any) -> None:
         ValueError: One cannot.
     """
     for name, function in given.items():
-        if function is not None:
-            expect_function(name, function, _EXAMPLES[name])
+        if function is None:
+            continue
+        expect_function(name, function, _EXAMPLES[name])
+        if name in ("over_tasks", "run") and _makes_one(function):
+            raise ValueError(
+                f"`{name}` must be what {function.__name__} returns: got the function itself. Call it, with "
+                "parentheses."
+            )
+
+
+def _makes_one(function: Any) -> bool:
+    """Whether it is one of ours that is to be called first."""
+    ours = getattr(function, "__module__", "").startswith("fewstep.core.") and "<locals>" not in function.__qualname__
+    return ours and function not in (plain, traced)
+
+
+def check_state(came: Mapping[str, Any], *parts: str) -> None:
+    """See that a state has all parts that a learner saves, before any of them is taken over.
+
+    Raises:
+        ValueError: It lacks one.
+    """
+    if missing := [part for part in parts if part not in came]:
+        raise ValueError(
+            f"A state is what `state_dict` of such a learner returned: this one lacks {', '.join(missing)}, and has "
+            f"{', '.join(map(str, came)) or 'nothing'}. Meta-parameters alone are taken over by `load_meta`."
+        )
 
 
 def check_numbers(**given: float | None) -> None:
@@ -77,24 +109,6 @@ def check_learned(rule: UpdateRule, meta: MetaParams) -> None:
         )
 
 
-def check_outer_loop(own: Mapping[str, Any], came: Mapping[str, Any]) -> None:
-    """See that a state is of a learner with such an optimizer and schedule.
-
-    Raises:
-        ValueError: It is not.
-    """
-    expected, got = map(_outer_loop, (own, came))
-    if expected != got:
-        raise ValueError(
-            f"The state is of a learner with another optimizer or schedule: expected {expected}, got {got}. Build the "
-            "learner as the one that was saved."
-        )
-
-
-def _outer_loop(state: Mapping[str, Any]) -> str:
-    return f"{state['optimizer_kind']} with {'no' if state.get('schedule') is None else 'a'} schedule"
-
-
 def check_examples(examples: Any, kind: str = "support") -> None:
     """See that the support or query examples of one task are a batch of tensors, with at least one example.
 
@@ -120,6 +134,64 @@ def check_examples(examples: Any, kind: str = "support") -> None:
         )
     if any(tensor.dim() and len(tensor) == 0 for tensor in tensors):
         raise ValueError(f"A {kind} set has at least one example: got none.")
+
+
+@contextmanager
+def advising_first_order(algorithm: Algorithm) -> Generator[None]:
+    """Where an operation has no second derivative, say what does without."""
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        wants_two = algorithm.rule.second_order and algorithm.steps > 0
+        if wants_two and re.search(r"derivative|_backward\b.*not implemented|backwards? twice", str(error)):
+            error.add_note(
+                "fewstep: if an operation of the module or the loss has no second derivative, choose a first-order "
+                "algorithm, fewstep.fomaml for instance, which takes none; or write it with other operations."
+            )
+        raise
+
+
+def tell_of_sizes(examples: Batch, kind: str) -> None:
+    """Warn where inputs and targets, of a tensor each, are not of as many examples: an axis may be missing."""
+    came = [list(each.shape) for each in examples if isinstance(each, Tensor)]
+    if len(came) == 2 and came[0][:1] != came[1][:1]:
+        log.warning(
+            "A %s set of inputs %s and targets %s, which do not begin with the same number of examples: is the axis of "
+            "tasks missing? A meta-batch is [tasks, examples, ...]",
+            kind,
+            *came,
+        )
+
+
+def tell_of_unreached(
+    module: FunctionalModule, loss: Callable[[Any, Any], Tensor], support: Batch, device: torch.device
+) -> None:
+    """Warn of parameters that the loss does not depend on: what a module reaches otherwise is not what is learned."""
+    params = {name: value.detach().requires_grad_() for name, value in module.params.items()}
+    with torch.enable_grad(), cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
+        value = loss(module(params, support.inputs), support.targets)
+        if not value.requires_grad:
+            return  # of a gradient that is zero altogether, the first iteration tells
+        found = torch.autograd.grad(value, list(params.values()), allow_unused=True)
+    gradients: list[Tensor | None] = list(found)
+    if unreached := [name for name, gradient in zip(params, gradients, strict=True) if gradient is None]:
+        log.warning(
+            "The loss does not depend on %s: nothing is learned there. Where the module's forward pass uses them "
+            "through a function or a list that was made beforehand, let it use its attributes instead",
+            ", ".join(unreached[:5]) + (f" and {len(unreached) - 5} more" if len(unreached) > 5 else ""),
+        )
+
+
+def tell_of_tied(module: FunctionalModule, rule: UpdateRule) -> None:
+    """Warn where a rule treats the names of one tensor differently: it goes by the first."""
+    for other, name in module.tied.items():
+        if rule.selects(other) != rule.selects(name):
+            log.warning(
+                "%s is %s, tied, and goes by that name, under which the inner loop %s it",
+                other,
+                name,
+                "adapts" if rule.selects(name) else "does not adapt",
+            )
 
 
 def check_model(

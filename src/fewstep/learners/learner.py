@@ -54,9 +54,8 @@ class Learner(Protocol):
         ...
 
 
-@torch.no_grad()
-def take_over(own: MetaParams, new: MetaParams) -> None:
-    """Copy meta-parameters into those of a learner.
+def check_fits(own: MetaParams, new: MetaParams) -> None:
+    """See that meta-parameters have the names and shapes of a learner's.
 
     Raises:
         ValueError: They belong to another model or rule.
@@ -71,7 +70,17 @@ def take_over(own: MetaParams, new: MetaParams) -> None:
                 + ", ".join(f"{n} (expected {expected.get(n)}, got {came.get(n)})" for n in differing[:5])
                 + ". Build the learner with the model and algorithm that they were trained with."
             )
-    for mine, theirs in zip(own, new, strict=True):  # nothing is overwritten before all is seen to fit
+
+
+@torch.no_grad()
+def take_over(own: MetaParams, new: MetaParams) -> None:
+    """Copy meta-parameters into those of a learner.
+
+    Raises:
+        ValueError: They belong to another model or rule; nothing was copied.
+    """
+    check_fits(own, new)
+    for mine, theirs in zip(own, new, strict=True):
         for name, value in mine.items():
             value.copy_(theirs[name])
 

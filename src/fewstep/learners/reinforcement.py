@@ -25,6 +25,7 @@ from fewstep.core.trees import detach, leaves
 from fewstep.core.trust_region import Divergence, TrustRegion, TrustRegionReport, trust_region_step
 from fewstep.core.types import MetaParams, OverTasks, Params
 from fewstep.errors import FewstepError, NonFiniteError
+from fewstep.learners.checks import check_state
 from fewstep.learners.learner import take_over
 from fewstep.learners.rollouts import Rollout, Rollouts
 from fewstep.learners.stopwatch import Stopwatch
@@ -310,6 +311,7 @@ class ReinforcementLearner:
         Raises:
             ValueError: It belongs to another policy or rule.
         """
+        check_state(state, "iteration", "meta")
         self.load_meta(MetaParams(**state["meta"]))
         self.iteration = state["iteration"]
 

@@ -24,20 +24,25 @@ from fewstep.core.normalization import Statistics, policy_followed
 from fewstep.core.over_tasks import auto
 from fewstep.core.rules import UpdateRule, check_rule, selected
 from fewstep.core.running import Run, plain
-from fewstep.core.trees import concatenate, index, leaves, to_device
+from fewstep.core.trees import concatenate, index, leaves, length, signature, to_device, tree_map
 from fewstep.core.types import Batch, MetaParams, OverTasks, Params, Task
 from fewstep.learners.adapted import Adapted
 from fewstep.learners.checks import (
+    advising_first_order,
     check_examples,
     check_functions,
     check_learned,
     check_model,
     check_numbers,
-    check_outer_loop,
+    check_state,
     diverged,
     non_finite,
+    tell_of_sizes,
+    tell_of_tied,
+    tell_of_unreached,
 )
-from fewstep.learners.learner import take_over
+from fewstep.learners.learner import check_fits, take_over
+from fewstep.learners.outer_loop import OptimizerFactory, OuterLoop, ScheduleFactory
 
 if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
@@ -45,15 +50,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_KINDS = 16
+"""Of examples that are tried with module and loss before they are learned from."""
+
 Loss: TypeAlias = Callable[[Any, Any], Tensor]
 """Scalar loss of a module's outputs and the targets."""
-
-OptimizerFactory: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
-
-
-def adam(lr: float = 1e-3) -> OptimizerFactory:
-    """The paper's meta-optimizer, Adam with meta step size beta = `lr`."""
-    return lambda tensors: torch.optim.Adam(tensors, lr=lr, fused=True)
 
 
 @final
@@ -87,7 +88,7 @@ class SupervisedLearner:
         algorithm: Algorithm,
         *,
         optimizer: OptimizerFactory | None = None,
-        schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+        schedule: ScheduleFactory | None = None,
         normalization: Normalization = "transductive",
         metrics: Mapping[str, Loss] | None = None,
         loss_scale: float = 1.0,
@@ -121,9 +122,10 @@ class SupervisedLearner:
         self._curves: dict[tuple[int, Normalization, UpdateRule, bool], Callable[[MetaParams, Task], Any]] = {}
         self._movements: dict[int, Callable[[MetaParams, Task], Any]] = {}
         self._leaves = leaves(self.meta)
-        self._optimizer = (optimizer or adam())(self._leaves)
-        self._schedule = schedule(self._optimizer) if schedule else None
+        self._outer = OuterLoop(self._leaves, optimizer, schedule)
         self._axes: int | None = None
+        self._sizes, self._kinds = set[Any](), set[Any]()
+        tell_of_tied(self.module, algorithm.rule)
 
     def __repr__(self) -> str:
         """In a line: what is learned, and how far it is."""
@@ -145,7 +147,8 @@ class SupervisedLearner:
         """
         tasks = self._prepared(tasks)
         self.module.train()
-        gradients, norm, mean_loss = self._meta_gradient(self.meta, tasks)  # lines 5-9
+        with advising_first_order(self.algorithm):
+            gradients, norm, mean_loss = self._meta_gradient(self.meta, tasks)  # lines 5-9
         loss, gradient_norm = mean_loss.item(), norm.item()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise non_finite(
@@ -158,7 +161,14 @@ class SupervisedLearner:
         self._meta_update(gradients, norm)  # line 10
         return {"query_loss": loss / self._loss_scale, "gradient_norm": gradient_norm}
 
-    def adapt(self, support: Batch, steps: int | None = None, normalization: Normalization | None = None) -> Adapted:
+    def adapt(
+        self,
+        support: Batch,
+        steps: int | None = None,
+        normalization: Normalization | None = None,
+        *,
+        start: Adapted | None = None,
+    ) -> Adapted:
         """Adapt to one task.
 
         Args:
@@ -166,23 +176,26 @@ class SupervisedLearner:
             steps: Inner steps; by default as many as in training, one where those are none.
             normalization: Policy for the new inputs, by default the learner's own. With "support" a prediction does
                 not depend on the inputs beside it, and `as_module` has statistics to keep.
+            start: What was adapted to this task before, to go on from; by default the initialisation. The inner rule
+                begins anew.
 
         Returns:
             The adapted model, to be called on new inputs.
 
         Raises:
             ValueError: `steps` is negative, the policy is not one that this learner can follow, the module changes its
-                own state, or module and loss do not fit the data.
+                own state, module and loss do not fit the data, or the start is of another model.
             NonFiniteError: Adaptation diverges, or there is infinity or nan among the examples.
         """
         rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else counted(steps)
-        check_examples(support)
         policy = policy_followed(normalization, self.normalization)
         support = to_device(support, self.device)
-        self._check_model(support)
+        self._check(support, "support")
         self.module.train(False)
+        meta = self.meta if start is None else self.meta._replace(model=to_device(start.params, self.device))
+        check_fits(self.meta, meta)
         with torch.no_grad():
-            adapted = adapt(self._support_loss, self.meta, repeat(support, steps), rule)
+            adapted = adapt(self._support_loss, meta, repeat(support, steps), rule)
             params = {name: value.clone() for name, value in adapted.items()}  # training may go on meanwhile
             if params and not torch.stack([value.isfinite().all() for value in params.values()]).all():
                 raise diverged(support, steps)
@@ -242,30 +255,20 @@ class SupervisedLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Meta-parameters, optimizer, schedule and the number of updates: all that a resume needs."""
-        return deepcopy(self._state())
+        return {"iteration": self.iteration, "meta": deepcopy(self.meta._asdict()), **self._outer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.
 
         Raises:
-            ValueError: It belongs to another model, rule, optimizer or schedule.
+            ValueError: It belongs to another model, rule, optimizer or schedule; nothing was taken over.
         """
-        now = self._state()
-        check_outer_loop(now, {"optimizer_kind": now["optimizer_kind"], **state})
-        self.load_meta(MetaParams(**state["meta"]))
-        self._optimizer.load_state_dict(deepcopy(state["optimizer"]))  # it takes over the tensors that it is given
-        if self._schedule:
-            self._schedule.load_state_dict(state["schedule"])
+        check_state(state, "iteration", "meta", "optimizer")
+        meta = MetaParams(**state["meta"])
+        check_fits(self.meta, meta)
+        self._outer.load_state_dict(state)
+        self.load_meta(meta)
         self.iteration = state["iteration"]
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "iteration": self.iteration,
-            "meta": self.meta._asdict(),
-            "optimizer_kind": type(self._optimizer).__name__,
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict() if self._schedule else None,
-        }
 
     def constants(self) -> str:
         """Fingerprint of what the module holds beside its learnable parameters; see `FunctionalModule.constants`."""
@@ -343,32 +346,45 @@ class SupervisedLearner:
             torch.nn.utils.clip_grads_with_norm_(self._leaves, self._clip_norm, norm)
         if self._clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._leaves, self._clip_value)
-        self._optimizer.step()
-        if self._schedule:
-            self._schedule.step()
+        self._outer.step()
         self.iteration += 1
 
     def _prepared(self, tasks: Task | Sequence[Task]) -> list[Task]:
         groups = same_size_groups(tasks)
         if self.device.type != "cpu":
             groups = [to_device(group, self.device) for group in groups]
-        if self._axes is None:
-            first = index(groups[0], 0)
-            check_examples(first.query, "query")
-            self._check_model(first.support)
+        for group in groups:
+            if (sizes := signature(group)) not in self._sizes:
+                first = index(group, 0)
+                self._check(first.support, "support")
+                self._check(first.query, "query")
+                self._sizes.add(sizes)
         return groups
 
-    def _check_model(self, support: Batch) -> None:
-        """On the first support set, in training mode, in which layers track state; of later ones only the axes."""
-        axes = max((leaf.dim() for leaf in leaves(support.inputs)), default=0)
+    def _check(self, examples: Batch, which: str) -> None:
+        """See that module and loss fit examples of a kind that did not come before, however many; in training mode."""
+        check_examples(examples, which)
+        kind = signature(tree_map(_one_example, examples))
+        if kind in self._kinds or len(self._kinds) == _KINDS or (which == "query" and length(examples) < 2):
+            return
+        tell_of_sizes(examples, which)
+        axes = max((leaf.dim() for leaf in leaves(examples.inputs)), default=0)
         if self._axes is None:
-            self.module.train()
-            check_model(self.module, self._metrics, support, self.device)
             self._axes = axes
         elif axes > self._axes:
             log.warning(
-                "A support set of inputs with %d axes, where others had %d: is one of them the axis of tasks? Give the "
+                "A %s set of inputs with %d axes, where others had %d: is one of them the axis of tasks? Give the "
                 "examples of one task",
+                which,
                 axes,
                 self._axes,
             )
+        self.module.train()
+        check_model(self.module, self._metrics, examples, self.device)
+        if not self._kinds:
+            tell_of_unreached(self.module, self._loss, examples, self.device)
+        self._kinds.add(kind)
+
+
+def _one_example(leaf: Any) -> Any:
+    return leaf[:1] if isinstance(leaf, Tensor) and leaf.dim() else leaf
