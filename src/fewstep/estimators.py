@@ -32,7 +32,7 @@ except ImportError as error:
 
 from fewstep.adapting.fitting import fit_classifier, fit_same_outputs, head_policy
 from fewstep.adapting.initialisation import classes_of, initialisation, preparation_of, untrained
-from fewstep.adapting.tables import expect_indicators, tell_of_far, tell_of_scaled
+from fewstep.adapting.units import expect_indicators, tell_of_far, tell_of_scaled
 from fewstep.core.rng import derived_seed, drawing_from
 from fewstep.core.types import Batch
 from fewstep.errors import RecipeError

@@ -77,8 +77,8 @@ def adapt_to_pictures(
     from fewstep.adapting.adapt import adapt
     from fewstep.adapting.classifier import check_place, is_adapted
     from fewstep.adapting.exporting import FILES, check_exportable
+    from fewstep.files import replaced
     from fewstep.reporting.contact_sheet import contact_sheet
-    from fewstep.training.records import replaced
 
     own = Path(run) if is_adapted(run) else None
     folder = out or own or Path("adapted") / support.resolve().stem
@@ -101,7 +101,8 @@ def adapt_to_pictures(
 
 def predict_pictures(classifier: AdaptedClassifier, path: Path) -> Predicted:
     """Classify a picture, or all pictures of a folder or zip archive, at any depth."""
-    from fewstep.tasks.images import list_pictures, read_pictures
+    from fewstep.tasks.images import read_pictures
+    from fewstep.tasks.picture_files import list_pictures
 
     files = list_pictures(path)
     images = read_pictures(files, classifier.preparation)

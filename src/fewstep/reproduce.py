@@ -157,12 +157,13 @@ def progress(table: str, out: Path, *, only: str = "*", iterations: int | None =
     Raises:
         FewstepError: There is no such table or row, or a run is damaged.
     """
-    from fewstep.training.records import RunFolder, contents
+    from fewstep.files import entries
+    from fewstep.training.records import RunFolder
 
     found: dict[Path, Progress] = {}
     for row in _rows(table, only):
         recipe, folder = _training(row, out, iterations, seed)
-        run = RunFolder(folder) if "config.json" in contents(folder) else None
+        run = RunFolder(folder) if "config.json" in entries(folder) else None
         done = max((record["iteration"] for record in run.metrics()), default=0) if run else 0
         found[folder] = Progress(recipe.name, folder, done, recipe.meta.iterations)
     return list(found.values())
@@ -181,15 +182,16 @@ def _rows(table: str, only: str) -> list[Row]:
 def _training(row: Row, out: Path, iterations: int | None, seed: int) -> tuple[Recipe, Path]:
     """The recipe that a row is trained with, and where."""
     from fewstep.experiments.recipe_files import load_recipe
+    from fewstep.experiments.resuming import with_recorded_choices
     from fewstep.experiments.runs import recipe_of
-    from fewstep.experiments.train_run import with_recorded_choices
-    from fewstep.training.records import RunFolder, contents
+    from fewstep.files import entries
+    from fewstep.training.records import RunFolder
 
     settings = [*row.settings, f"seed={seed}"]
     folder = out / "-".join([row.recipe, *(setting.partition("=")[2] for setting in row.settings), f"seed{seed}"])
     wanted = load_recipe(row.recipe, settings).meta.iterations
     wanted = wanted if iterations is None else min(wanted, iterations)
-    if "config.json" in contents(folder):
+    if "config.json" in entries(folder):
         wanted = max(wanted, recipe_of(RunFolder(folder)).meta.iterations)
     settings = with_recorded_choices(folder, [*settings, f"meta.iterations={wanted}"])
     return load_recipe(row.recipe, settings), folder

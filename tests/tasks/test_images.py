@@ -20,7 +20,8 @@ from fewstep.errors import DataError
 from fewstep.tasks import archives, images
 from fewstep.tasks.archives import Member, Reader
 from fewstep.tasks.check import check
-from fewstep.tasks.images import Preparation, check_pictures, folders_without_pictures, list_classes, read_pictures
+from fewstep.tasks.images import Preparation, check_pictures, read_pictures
+from fewstep.tasks.picture_files import folders_without_pictures, list_classes
 
 GREY, COLOUR = Preparation(8, channels=1), Preparation(8, channels=3)
 

@@ -17,7 +17,8 @@ from fewstep.experiments.data import load_data
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.tasks.features import features
 from fewstep.tasks.rows import read_rows
-from fewstep.tasks.table import DOSE_RESPONSE, GroupedRows, Standardization, read_table, split_tasks
+from fewstep.tasks.splitting import split_tasks
+from fewstep.tasks.table import DOSE_RESPONSE, GroupedRows, Standardization, read_table
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_dose_response.py"
 SMALL = "site,x,z,y\nb,1,10,0.5\na,2,20,1.5\nb,3,30,2.5\n"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import fewstep
 from fewstep.core.types import Batch, Task
 from fewstep.errors import DataError, Interrupted, NonFiniteError, RecipeError, RunError
-from fewstep.experiments import train_run
+from fewstep.experiments import resuming
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.experiments.runs import computing_as
 from fewstep.models.mlp import mlp
@@ -783,7 +783,7 @@ def test_records_say_how_much_memory_the_run_has_used(tmp_path):
 
 def test_a_resume_for_more_iterations_executes_as_the_run_was_begun(tmp_path):
     train(tmp_path / "run", "meta.iterations=4")
-    settings = train_run.with_recorded_choices(tmp_path / "run", ["meta.iterations=50_000"])
+    settings = resuming.with_recorded_choices(tmp_path / "run", ["meta.iterations=50_000"])
     assert load_recipe("sinusoid-10shot", settings).execution.compile is False
     assert load_recipe("sinusoid-10shot", ["meta.iterations=50_000"]).execution.compile is True
 

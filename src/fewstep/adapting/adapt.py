@@ -18,15 +18,8 @@ from fewstep.adapting.initialisation import initialisation, preparation_of
 from fewstep.core.types import Batch
 from fewstep.errors import DataError, RecipeError, quoted
 from fewstep.experiments.sections import GlyphsTasks, OmniglotTasks
-from fewstep.tasks.images import (
-    Picture,
-    chosen_pictures,
-    folders_without_pictures,
-    list_classes,
-    picture_name,
-    read_pictures,
-    without_drawing,
-)
+from fewstep.tasks.images import read_pictures, without_drawing
+from fewstep.tasks.picture_files import Picture, chosen_pictures, folders_without_pictures, list_classes, picture_name
 
 if TYPE_CHECKING:
     from torch import nn

@@ -27,10 +27,12 @@ from fewstep.adapting.exporting import FILES, Format, exported
 from fewstep.adapting.initialisation import read_initialisation
 from fewstep.errors import DataError, RunError, listed
 from fewstep.experiments.recipe_files import load_recipe, recipe_values
+from fewstep.files import entries, read_json, replaced, write_json
 from fewstep.learners.heads import with_ways
-from fewstep.tasks.images import Preparation, chosen_pictures, picture_name, read_pictures, without_drawing
+from fewstep.tasks.images import Preparation, read_pictures, without_drawing
+from fewstep.tasks.picture_files import chosen_pictures, picture_name
 from fewstep.training.checkpoint import save_meta, sha256
-from fewstep.training.records import FORMAT, contents, read_json, replaced, write_json
+from fewstep.training.records import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from fewstep.adapting.initialisation import Initialisation
     from fewstep.learners.heads import HeadPolicy
-    from fewstep.tasks.images import Picture
+    from fewstep.tasks.picture_files import Picture
 
 _logger = logging.getLogger(__name__)
 
@@ -240,7 +242,7 @@ def check_place(folder: Path, own: Path | None = None) -> None:
     Raises:
         RunError: Something else is there.
     """
-    names = contents(folder)
+    names = entries(folder)
     unfinished = "config.json" not in names and {*names} <= {*_STATE}
     if not unfinished and (own is None or own.resolve() != folder.resolve()):
         what = "an adapted model" if is_adapted(folder) else ", ".join(names[:5])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fewstep.experiments.config import Recipe
     from fewstep.learners.supervised import Loss
+    from fewstep.names import Checkpoint
     from fewstep.training.records import RunFolder
 
 LossName: TypeAlias = Literal["cross_entropy", "mse", "custom"]
@@ -61,7 +62,7 @@ class Initialisation(NamedTuple):
 def initialisation(
     run: str | Path | RunFolder,
     model: nn.Module | None = None,
-    checkpoint: str = "best",
+    checkpoint: Checkpoint = "best",
     loss: LossName = "cross_entropy",
     custom_loss: Loss | None = None,
 ) -> Initialisation:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fewstep.experiments.build import AlgorithmFactory
     from fewstep.experiments.config import Recipe
     from fewstep.learners.supervised import Loss
+    from fewstep.names import Checkpoint
     from fewstep.rl.environment import Environment
 
 
@@ -29,7 +30,7 @@ def load(
     loss: Loss | None = None,
     algorithm: AlgorithmFactory | None = None,
     task_distribution: Environment | None = None,
-    checkpoint: str = "best",
+    checkpoint: Checkpoint = "best",
     device: str = "cpu",
 ) -> Any:
     """A learner with the meta-parameters of a run: adapt it, evaluate it, or look at `learner.meta`.

@@ -16,33 +16,29 @@ from torch.nn import functional
 
 from fewstep.adapting.fitting import fit_same_outputs
 from fewstep.adapting.initialisation import classes_of, initialisation
+from fewstep.adapting.units import tell_of_far
 from fewstep.errors import DataError, FewstepError, NonFiniteError, RecipeError, listed, quoted
 from fewstep.experiments.build import mean_squared_error
 from fewstep.experiments.runs import open_run, recipe_of, standardization
 from fewstep.experiments.sections import TableTasks
+from fewstep.files import replaced
 from fewstep.tasks.features import numeric
 from fewstep.tasks.rows import read_rows
 from fewstep.tasks.table import inputs_of, read_table
-from fewstep.training.records import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
 
     from fewstep.core.types import Batch
+    from fewstep.experiments.config import Recipe
     from fewstep.learners.supervised import Loss
     from fewstep.names import Checkpoint
-    from fewstep.tasks.features import Feature
     from fewstep.tasks.rows import Rows
+    from fewstep.tasks.table import Standardization
     from fewstep.training.records import RunFolder
-
-_FAR = 5
-"""Standard deviations from the mean of the training inputs, beyond which hardly a table has any."""
-
-_NEAR = 1e-6
-"""How near to 0 and 1 a scaler brings mean and deviation."""
 
 log = logging.getLogger(__name__)
 
@@ -192,58 +188,82 @@ def predict_table(
     """
     folder = open_run(run)
     recipe = recipe_of(folder)
-    tasks = recipe.tasks
-    if not isinstance(tasks, TableTasks):
+    tasks = _table_of(folder, recipe, loss)
+    classes, scale = classes_of(recipe), standardization(folder)
+    measured, asked = _read(tasks, classes, support, queries)
+    rows_of: dict[str, list[int]] = {}
+    for row, task in enumerate(asked.tasks):
+        rows_of.setdefault(task, []).append(row)
+    _require_support(measured, rows_of, support, queries)
+    inputs = inputs_of(asked, tasks.inputs, tasks.categories)
+    _tell_of_units(tasks, scale, inputs, [measured[task] for task in rows_of])
+
+    natural, descended = ("cross_entropy", functional.cross_entropy) if classes else ("mse", mean_squared_error)
+    start = initialisation(folder, model, checkpoint, natural if loss is None else "custom", loss)
+    steps = recipe.evaluate.steps if steps is None else steps
+    targets = torch.empty(len(inputs), len(classes or tasks.targets), dtype=torch.float64)
+    for task, rows in rows_of.items():
+        try:
+            adapted = fit_same_outputs(
+                start, scale.standardize(measured[task]), steps, loss or descended, device=device
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(f"Task {task!r} of `{support}`: {error}") from None
+        outputs = adapted(scale.inputs(inputs[rows])).cpu()
+        targets[rows] = outputs.double().softmax(1) if classes else scale.restore(outputs)
+
+    counts = {task: len(measured[task].targets) for task in rows_of}
+    columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
+    found = TablePredictions(columns, asked.tasks, inputs, targets, classes or (), {}, {}, counts, steps, asked)
+    new = _new(found, rows_of, measured)
+    errors, known = _mistakes(found, new) if classes else _errors(found, new)
+    return found._replace(errors=errors, known=known)
+
+
+def _table_of(folder: RunFolder, recipe: Recipe, loss: Loss | None) -> TableTasks:
+    if not isinstance(recipe.tasks, TableTasks):
         raise RecipeError(
-            f"Tables need a run that was trained on a table: {folder.path.name} was trained on {tasks.kind} tasks. "
-            "Use another run."
+            f"Tables need a run that was trained on a table: {folder.path.name} was trained on {recipe.tasks.kind} "
+            "tasks. Use another run."
         )
     if recipe.loss.kind == "custom" and loss is None:
         raise RecipeError(
             f"{folder.path.name} was trained with a loss from Python: pass it as `loss=`. The command line cannot."
         )
-    scale = standardization(folder)
-    # Rows that are still to be measured may stand beside those that are.
-    drop = [tasks.task, *tasks.inputs, *tasks.targets] if tasks.incomplete == "drop" else tasks.targets
-    classes = classes_of(recipe)
+    return recipe.tasks
+
+
+def _read(
+    tasks: TableTasks, classes: tuple[str, ...] | None, support: str | Path, queries: str | Path
+) -> tuple[dict[str, Batch], Rows]:
+    """The measured rows of each task, and those to predict."""
     given, categories = tasks.inputs, tasks.categories
+    # Rows that are still to be measured may stand beside those that are.
+    drop = [tasks.task, *given, *tasks.targets] if tasks.incomplete == "drop" else tasks.targets
     measured = read_table(
         support, tasks.task, given, tasks.targets, classes=classes, categories=categories, drop=drop
     ).groups
     further = () if classes else tasks.targets
     asked = read_rows(queries, tasks.task, numeric(given, categories), named=categories, further=further, whole=True)
-    names, inputs = asked.tasks, inputs_of(asked, given, categories)
-    _require_support(measured, names, support, queries)
-    adapted_to = [measured[name] for name in dict.fromkeys(names)]
-    tell_of_far(
-        "Inputs",
-        [feature.name for feature in tasks.features],
-        scale.inputs(torch.cat([inputs, *(examples.inputs for examples in adapted_to)])),
-    )
-    if not classes:
-        scaled = torch.cat([scale.standardize(examples).targets for examples in adapted_to])
-        tell_of_far("Targets", tasks.targets, scaled)
-    natural, descended = ("cross_entropy", functional.cross_entropy) if classes else ("mse", mean_squared_error)
-    start = initialisation(folder, model, checkpoint, natural if loss is None else "custom", loss)
-    steps = recipe.evaluate.steps if steps is None else steps
-    targets = torch.empty(len(names), len(classes or tasks.targets), dtype=torch.float64)
-    rows_of: dict[str, list[int]] = {}
-    for row, task in enumerate(names):
-        rows_of.setdefault(task, []).append(row)
-    for task, here in rows_of.items():
-        examples = scale.standardize(measured[task])
-        try:
-            adapted = fit_same_outputs(start, examples, steps, loss or descended, device=device)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"Task {task!r} of `{support}`: {error}") from None
-        outputs = adapted(scale.inputs(inputs[here])).cpu()
-        targets[here] = outputs.double().softmax(1) if classes else scale.restore(outputs)
-    counts = {name: len(measured[name].targets) for name in rows_of}
-    columns = (tasks.task, tuple(tasks.inputs), tuple(tasks.targets))
-    found = TablePredictions(columns, names, inputs, targets, classes or (), {}, {}, counts, steps, asked)
-    new = _new(found, rows_of, measured)
-    errors, known = _mistakes(found, new) if classes else _errors(found, new)
-    return found._replace(errors=errors, known=known)
+    return measured, asked
+
+
+def _require_support(
+    measured: Mapping[str, Batch], asked: Iterable[str], support: str | Path, queries: str | Path
+) -> None:
+    if strangers := [task for task in asked if task not in measured]:
+        raise DataError(
+            f"Every task of `{queries}` must have measured rows in `{support}`: there are none of {quoted(strangers)}. "
+            "Add some, or correct the names."
+        )
+
+
+def _tell_of_units(tasks: TableTasks, scale: Standardization, inputs: Tensor, adapted_to: Sequence[Batch]) -> None:
+    every = torch.cat([inputs, *(examples.inputs for examples in adapted_to)])
+    tell_of_far("Inputs", [feature.name for feature in tasks.features], scale.inputs(every))
+    if not tasks.classes:
+        targets = torch.cat([scale.standardize(examples).targets for examples in adapted_to])
+        tell_of_far("Targets", tasks.targets, targets)
 
 
 def _new(found: TablePredictions, rows_of: Mapping[str, list[int]], measured: Mapping[str, Batch]) -> list[bool]:
@@ -296,64 +316,3 @@ def _errors(found: TablePredictions, new: Sequence[bool]) -> tuple[dict[str, flo
             truth = torch.tensor([values[row] for row in rows], dtype=torch.float64)
             errors[name], known[name] = (predicted[rows] - truth).square().mean().sqrt().item(), len(rows)
     return errors, known
-
-
-def _require_support(measured: Mapping[str, Batch], names: list[str], support: str | Path, queries: str | Path) -> None:
-    strangers = [name for name in dict.fromkeys(names) if name not in measured]
-    if strangers:
-        raise DataError(
-            f"Every task of `{queries}` must have measured rows in `{support}`: there are none of {quoted(strangers)}. "
-            "Add some, or correct the names."
-        )
-
-
-def expect_indicators(inputs: Tensor, features: Sequence[Feature]) -> None:
-    """See that a row has 1 for one category of each column that holds categories, and 0 for the others.
-
-    Args:
-        inputs: `[rows, features]`, in the user's units.
-        features: What they are.
-
-    Raises:
-        ValueError: A row has something else.
-    """
-    for column in dict.fromkeys(each.column for each in features if each.category is not None):
-        given = inputs[:, [each.column == column for each in features]]
-        if bool(((given != 0) & (given != 1)).any() | (given.sum(1) != 1).any()):
-            names = ", ".join(each.name for each in features)
-            raise ValueError(
-                f"Categories must be told by a 1 for the row's own and a 0 for each other of its column: those of "
-                f"{column!r} are not. Give the columns {names}, in this order and as they are."
-            )
-
-
-def tell_of_scaled(what: str, given: Tensor, mean: Tensor, std: Tensor) -> None:
-    """Warn of columns that a scaler has been at, where the run scales those it was trained with itself.
-
-    Args:
-        what: Inputs or targets.
-        given: `[rows, columns]`, float64.
-        mean: Of the run's own columns.
-        std: Of the run's own columns.
-    """
-    middle, spread = given.mean(0), given.std(0, correction=0)
-    scaled = bool((middle.abs() < _NEAR).all() and (((spread - 1).abs() < _NEAR) | (spread < _NEAR)).all())
-    if len(given) > 2 and scaled and bool((mean.abs() > 0.1).any() or ((std - 1).abs() > 0.1).any()):
-        log.warning(
-            "%s have a mean of 0 and a deviation of 1 as they come, and those that the run was trained with had not: "
-            "the run scales them itself. Leave out the scaler before it.",
-            what,
-        )
-
-
-def tell_of_far(what: str, columns: Sequence[str], standardised: Tensor) -> None:
-    """Warn of columns that lie where nothing was learned, another unit for instance."""
-    farthest = dict(zip(columns, standardised.abs().amax(0).tolist(), strict=True))
-    far = [f"{name} ({distance:.0f})" for name, distance in farthest.items() if distance > _FAR]
-    if far:
-        log.warning(
-            "%s lie far from those that the run was trained with, in standard deviations of these: %s. Check their "
-            "unit; predictions there are guesses.",
-            what,
-            ", ".join(far),
-        )

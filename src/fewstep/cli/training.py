@@ -64,7 +64,7 @@ def train(
             "runs/many."
         )
     with messages.status("Loading"):
-        from fewstep.experiments.train_run import existing_run, with_recorded_choices
+        from fewstep.experiments.resuming import existing_run, with_recorded_choices
     chosen = _seeds(seeds) if seeds is not None else [seed]
     jobs: list[tuple[list[str], Recipe, Path]] = []
     for number in chosen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
-from fewstep.core.expect import counted, expect_number
+from fewstep.core.expect import expect_number, expect_steps
 from fewstep.core.meta import Displacement, QueryGradient
 from fewstep.core.rules import Detached, Except, LearnedSgd, Only, Sgd, UpdateRule, expect_rule
 
@@ -37,7 +37,7 @@ class Algorithm:
 
     def __post_init__(self) -> None:
         expect_rule(self.rule)
-        counted(self.steps)
+        expect_steps(self.steps)
 
 
 def expect_algorithm(algorithm: object) -> None:

@@ -1,4 +1,8 @@
-"""How operations are executed just now: layers that can be computed in several ways choose theirs by it."""
+"""How the surrounding computation runs, for layers that can be computed in several ways.
+
+While a compiler's recording is made, for instance, batch normalisation is written out in small operations, which the
+compiler fuses; otherwise it is one operation of PyTorch's. The layer asks `is_recording_for_compiler()`.
+"""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def counted(steps: int) -> int:
-    """A number of inner steps.
+def expect_steps(steps: int) -> int:
+    """See that a number of inner steps is one, and return it.
 
     Raises:
         ValueError: It is no whole number, or negative.

@@ -60,7 +60,7 @@ class FunctionalModule:
         self._norms = {name: m for name, m in named_modules(self._module) if isinstance(m, TaskNorm)}
         self._second_order = second_order
         self._mode: bool | None = None
-        # A call lends the module its parameters, so that no two threads may be inside at a time.
+        # `functional_call` puts the parameters into the module while it runs: one thread at a time.
         self._lock = threading.RLock()
         # What stands in evaluation mode inside a module in training mode, a frozen backbone say, is meant to stay so.
         self._resting = [part for part in self._module.modules() if self._module.training and not part.training]

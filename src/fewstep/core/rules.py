@@ -284,7 +284,7 @@ class LearnedSgd(_Rule):
 
 @dataclass(frozen=True)
 class _Wrapper:
-    """Does what the wrapped rule does; each wrapper overrides one method."""
+    """Does what the wrapped rule does; each wrapper overrides what it changes."""
 
     rule: UpdateRule
 

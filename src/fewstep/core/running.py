@@ -150,7 +150,7 @@ def _captured(function: Function, args: tuple[Any, ...], pool: Any, warn: Callab
             with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                 results = function(*fixed)
         except BaseException as failure:
-            cast("Any", numbers).graphsafe_set_state(before)  # the one in use takes itself for captured still
+            cast("Any", numbers).graphsafe_set_state(before)  # a failed capture leaves the stream marked as captured
             if not isinstance(failure, RuntimeError) or isinstance(failure, torch.OutOfMemoryError):
                 raise
             warn("The meta-gradient is not captured (%s): %s", _first_line(failure), _SLOWER)

@@ -1,4 +1,14 @@
-"""A function whose arguments come at two times, in two: an inner step now, its derivative when it is asked for."""
+"""Split a function in two stages, where some of its arguments are known long before the others.
+
+An inner step needs the parameters and the support set. Its derivative needs the outer gradient, too, which exists only
+after all later steps. `in_stages` takes one function that computes both, records its operations, and divides them: the
+first stage computes the step and keeps the results of its products; the second computes the derivative from them.
+
+    first, second = in_stages(step_and_derivative, early, late)
+    after, kept = first(early)          # now
+    ...                                 # the other steps, there and back
+    derivative = second(early, kept, late)
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,14 @@
-"""The outer gradient one inner step at a time, backwards from the last: `core.meta` defines it, here it is executed.
+"""Compute the outer gradient one inner step at a time: another execution of what `core.meta` defines.
 
-The outer derivative goes back through one step at a time, so that what is compiled is one step, whatever their number.
-Either each step is computed again for its derivative, from parameters of which only some are kept: memory hardly grows
-with the steps. Or the results of a step's products are kept, and only the cheap rest is computed again.
+The inner loop runs forwards, step by step. Then the gradient of the query loss goes backwards through the same steps:
+each has a `Pullback`, which turns the outer gradient after it into the one before it. What is recorded or compiled is
+one step, however many there are.
+
+A pullback needs what its step computed. There are two ways to have that:
+
+- recompute it (`Recomputed`) from the parameters before the step, of which only some are kept. Memory hardly grows
+  with the number of steps;
+- keep the results of the step's products (`_keeping`), and recompute only the cheap rest. This is faster.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from fewstep.tasks.folder import counts, load_folder
 from fewstep.tasks.images import Preparation
 from fewstep.tasks.prepared import PreparedImages, data_folder
 from fewstep.tasks.sinusoid import Sinusoid
+from fewstep.tasks.splitting import split_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -292,7 +293,7 @@ def _table_data(tasks: TableTasks, file: Path | None, stored: Mapping[str, Any] 
     read = read._replace(groups=_of_enough_rows(read.groups, tasks))
     if stored is None:
         first, second, third = tasks.fractions
-        splits: dict[str, list[str]] = {**table.split_tasks(read.groups, (first, second, third))}
+        splits: dict[str, list[str]] = {**split_tasks(read.groups, (first, second, third))}
         scale = table.Standardization.fit([read.groups[name] for name in splits["train"]], tasks.features)
     else:
         splits, scale = stored["splits"], table.Standardization.from_dict(stored["standardization"])

@@ -159,6 +159,8 @@ def evaluate_each(
     tell_of_unfinished(folder, checkpoint)
     stored = stored_data(folder) if others is None else None
     loaded = find_data(recipe, stored, data, task_distribution, device)
+    for _, plan in plans:
+        _check_repeats(plan, loaded, split)  # before anything is tuned
     if tasks is not None and loaded.available is not None and loaded.available(split) < tasks:
         log.warning("There are %d tasks to evaluate on, each once, of %d asked for", loaded.available(split), tasks)
 
@@ -262,6 +264,15 @@ def _tuning_score(values: Tensor, metric: str) -> float:
     return (-score if metric in MORE_IS_BETTER else score) if math.isfinite(score) else math.inf
 
 
+def _check_repeats(plan: Evaluate, data: Data, split: Split) -> None:
+    count = as_many_as_there_are(plan.tasks, data, split)
+    if plan.repeats > 1 and data.available is not None and count < data.available(split):
+        raise RecipeError(
+            f"Repeats are of the same tasks, all that the split has: it has {data.available(split)}, and "
+            f"evaluate.tasks (--tasks) asks for {count}. Raise that, or leave out the repeats."
+        )
+
+
 def _curves(
     learner: BuiltLearner,
     data: Data,
@@ -274,13 +285,9 @@ def _curves(
             return learner.evaluate(drawn, plan.steps, trajectories=plan.trajectories)
         return learner.evaluate(drawn, plan.steps, normalization=plan.normalization)
 
+    _check_repeats(plan, data, split)
     distribution = data.distribution(split, plan.shots, plan.queries)
     count = as_many_as_there_are(plan.tasks, data, split)
-    if plan.repeats > 1 and data.available is not None and count < data.available(split):
-        raise RecipeError(
-            f"Repeats are of the same tasks, all that the split has: it has {data.available(split)}, and "
-            f"evaluate.tasks (--tasks) asks for {count}. Raise that, or leave out the repeats."
-        )
 
     def once(repeat: int) -> Evaluation:
         stream: dict[str, Any] = {

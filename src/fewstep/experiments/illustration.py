@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from fewstep.core.rng import generator
 from fewstep.errors import NonFiniteError
+from fewstep.files import read_json, write_json
 from fewstep.learners.reinforcement import ReinforcementLearner
 from fewstep.rl.sampling import Mdps
-from fewstep.training.records import read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ def _predictions(
         drawn = curve(generator(plan.seed, "illustrate", i))
         support = drawn.task.support
         try:
-            adapted = {steps: adapt(support, steps) for steps in sorted({0, 1, plan.steps})}
+            adapted = {steps: adapt(support, steps) for steps in sorted({0, min(1, plan.steps), plan.steps})}
         except NonFiniteError:  # the evaluation itself says so, with a loss that is not finite
             continue
         stored.append(

@@ -42,11 +42,10 @@ if TYPE_CHECKING:
 
     from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
     from fewstep.experiments.config import Recipe
-    from fewstep.experiments.data import Data
+    from fewstep.experiments.data import Data, OwnTasks
     from fewstep.experiments.sections import Evaluate
     from fewstep.learners.supervised import Loss
     from fewstep.names import Checkpoint, Split
-    from fewstep.tasks.task import TaskDistribution
     from fewstep.training.records import RunFolder
 
 
@@ -64,7 +63,7 @@ def inspect(
     checkpoint: Checkpoint = "best",
     data: str | Path | None = None,
     model: nn.Module | None = None,
-    task_distribution: TaskDistribution | Mapping[str, TaskDistribution] | None = None,
+    task_distribution: OwnTasks | None = None,
     loss: Loss | None = None,
     algorithm: AlgorithmFactory | None = None,
     device: str = "cpu",

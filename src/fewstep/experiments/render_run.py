@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from fewstep.names import Checkpoint
     from fewstep.training.records import RunFolder
 
 SECONDS_PER_PICTURE = 0.04
@@ -37,7 +38,7 @@ def render(
     steps: Sequence[int] = (0, 1),
     tasks: int = 2,
     seed: int = 0,
-    checkpoint: str = "best",
+    checkpoint: Checkpoint = "best",
 ) -> list[float]:
     """Film a robot in unseen tasks: a row of pictures for each task, a column for each number of gradient steps.
 

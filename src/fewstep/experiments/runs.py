@@ -14,9 +14,10 @@ from fewstep.errors import FewstepError, RunError
 from fewstep.experiments.build import NOTHING, FromPython, build_learner
 from fewstep.experiments.execution import checked_device
 from fewstep.experiments.recipe_files import load_recipe
+from fewstep.files import read_json
 from fewstep.tasks.table import Standardization
 from fewstep.training.checkpoint import load_meta
-from fewstep.training.records import RunFolder, read_json
+from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from fewstep.experiments.build import BuiltLearner
     from fewstep.experiments.config import Recipe
     from fewstep.experiments.data import Data
-    from fewstep.names import Split
+    from fewstep.names import Checkpoint, Split
     from fewstep.rl.environment import Environment
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def open_run(run: str | Path | RunFolder) -> RunFolder:
     return RunFolder(READY / str(run))
 
 
-def tell_of_unfinished(run: RunFolder, checkpoint: str = "best") -> None:
+def tell_of_unfinished(run: RunFolder, checkpoint: Checkpoint = "best") -> None:
     """Warn of a run whose training has not come to its end: what it says is of the best so far.
 
     Raises:
@@ -109,7 +110,7 @@ def as_many_as_there_are(tasks: int, data: Data, split: Split) -> int:
 def load_learner(
     run: RunFolder,
     recipe: Recipe,
-    checkpoint: str,
+    checkpoint: Checkpoint,
     own: FromPython = NOTHING,
     *,
     environment: Environment | None = None,
@@ -119,7 +120,7 @@ def load_learner(
     return learner_from(meta_file(run, checkpoint), recipe, own, environment=environment, device=device)
 
 
-def meta_file(run: RunFolder, checkpoint: str = "best") -> Path:
+def meta_file(run: RunFolder, checkpoint: Checkpoint = "best") -> Path:
     """The file of a run's meta-parameters: "best" by validation, or "final".
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import re
@@ -21,7 +20,8 @@ from fewstep.experiments.build import FromPython, build_learner, metric_of
 from fewstep.experiments.config import Recipe, validated_every
 from fewstep.experiments.data import find_data
 from fewstep.experiments.execution import checked_device, keep_compiled
-from fewstep.experiments.recipe_files import as_text, differing_keys, keys_set, load_recipe, recipe_values
+from fewstep.experiments.recipe_files import as_text, differing_keys, load_recipe, recipe_values
+from fewstep.experiments.resuming import asks_for_more, differing, existing_run, moved_to, with_recorded_choices
 from fewstep.experiments.runs import (
     as_many_as_there_are,
     computing_as,
@@ -31,11 +31,12 @@ from fewstep.experiments.runs import (
     shots_and_queries,
     stored_data,
 )
+from fewstep.files import entries, read_json, write_json
 from fewstep.learners.learner import begun_at
 from fewstep.training import loop
 from fewstep.training.checkpoint import load_meta, sha256
 from fewstep.training.evaluation import Evaluation, drawn, measured, tell_of_non_finite
-from fewstep.training.records import MORE_IS_BETTER, RunFolder, contents, locked, read_json, write_json
+from fewstep.training.records import MORE_IS_BETTER, RunFolder, locked
 from fewstep.training.tensorboard import TensorBoard
 from fewstep.training.tensorboard import available as tensorboard_available
 
@@ -99,8 +100,8 @@ def train(
     existing = existing_run(path, loaded, resume)
     stored = stored_data(existing) if existing else None
     if existing is not None and data is None:
-        data = _moved_to(loaded, recipe_of(existing))
-    if existing is not None and existing.is_finished and not _differing(loaded, recipe_of(existing)):
+        data = moved_to(loaded, recipe_of(existing))
+    if existing is not None and existing.is_finished and not differing(loaded, recipe_of(existing)):
         if "tasks.path" in differing_keys(loaded, recipe_of(existing)):
             find_data(loaded, stored, data, task_distribution, device)  # raises where these are other data
         if hint:
@@ -108,7 +109,7 @@ def train(
         return existing
     device = checked_device(device)
     start = None
-    if loaded.meta.start is not None and "checkpoint.pt" not in contents(path):
+    if loaded.meta.start is not None and "checkpoint.pt" not in entries(path):
         start = _open_start(loaded.meta.start)
     loaded_data = find_data(loaded, stored, data, task_distribution, device)
     if loaded.execution.compile:
@@ -142,12 +143,6 @@ def train(
     return RunFolder(path)
 
 
-def _moved_to(asked: Recipe, recorded: Recipe) -> str | None:
-    """Where a resume says that the recipe's own folder or table lies, if it says otherwise than the run."""
-    now, before = (getattr(recipe.tasks, "path", None) for recipe in (asked, recorded))
-    return None if now == before or str(now).startswith("bundled:") else now
-
-
 def _tell_beforehand(recipe: Recipe, model: nn.Module | None) -> None:
     """What is better known before hours go by."""
     if recipe.execution.compile:
@@ -176,27 +171,6 @@ def _plan(recipe: Recipe) -> loop.Plan:
     )
 
 
-_LENGTH = ("meta.iterations", "validation.patience")
-"""What a run may have more of when it goes on."""
-
-
-def asks_for_more(asked: Recipe, recorded: Recipe) -> str | None:
-    """What to say where a finished run has fewer iterations, or less patience, than its recipe now asks for."""
-    patience = asked.validation.patience
-    if recorded.validation.patience is not None and patience != recorded.validation.patience:
-        return (
-            f"The run has validation.patience = {recorded.validation.patience}; the recipe now says {patience}. If it "
-            f"stopped for that, go on with --set validation.patience={patience or 10**6}."
-        )
-    more = asked.meta.iterations
-    if more <= recorded.meta.iterations or recorded.meta.schedule != "constant":
-        return None
-    return (
-        f"The run has its {recorded.meta.iterations} iterations; the recipe now says {more}. To go on to these, set "
-        f"meta.iterations={more} (--set meta.iterations={more})."
-    )
-
-
 def _open_start(start: str) -> RunFolder:
     try:
         return open_run(start)
@@ -219,34 +193,6 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
     apart = f"; what it does not have begins anew: {', '.join(own)}" if own else ""
     log.log(logging.WARNING if own else logging.INFO, "Training begins at %s%s", path, apart)
     return {"start": {"file": str(path), "iteration": int(about["iteration"]), "sha256": sha256(path)}}
-
-
-def with_recorded_choices(path: Path, settings: Iterable[str]) -> list[str]:
-    """The settings of a resume: its length and execution as recorded, unless they say otherwise."""
-    chosen = list(settings)
-    if "config.json" not in contents(path):
-        return chosen
-    recorded = recipe_of(RunFolder(path))
-    execution = recorded.execution.model_dump(exclude_none=True)
-    known: dict[str, Any] = {f"execution.{key}": execution[key] for key in execution}
-    known["meta.iterations"] = recorded.meta.iterations
-    if recorded.validation.patience is not None:
-        known["validation.patience"] = recorded.validation.patience
-    asked = keys_set(chosen)
-    if "execution.over_tasks" in asked:  # which chunks do not go with, if it is one task after the other
-        known.pop("execution.chunk_size", None)
-    return chosen + [f"{key}={json.dumps(value)}" for key, value in known.items() if key not in asked]
-
-
-def _differing(one: Recipe, other: Recipe) -> list[str]:
-    """Keys in which recipes differ, but for those that change results by rounding alone, or say where things lie.
-
-    A module from Python may have dropout, which draws otherwise for all tasks at once than for one after the other.
-    """
-    fields = ["threads"] if one.model.kind == "custom" else [*type(one.execution).model_fields]
-    how = {f"execution.{key}" for key in fields} - {"execution.precision"}
-    how |= {"name", "tasks.path"}  # what lies there now is compared with what the run was trained on
-    return [key for key in differing_keys(one, other) if key not in how]
 
 
 def _check_tasks(recipe: Recipe, data: Data) -> None:
@@ -287,52 +233,6 @@ def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[]
     return validate
 
 
-def existing_run(path: Path, recipe: Recipe, resume: bool) -> RunFolder | None:
-    """The run in a folder, to go on with; None where one may begin.
-
-    Raises:
-        RunError: The folder holds a run and `resume` is not asked for, or one that cannot go on so, or something else.
-    """
-    present = contents(path)
-    if "config.json" not in present:
-        if set(present) - {"versions.json", "data.json"}:  # config.json is written last
-            raise RunError(
-                f"--out must be a new or empty folder, or a run with --resume: {path} holds {', '.join(present[:3])}"
-                f"{' ...' if len(present) > 3 else ''}. Choose another."
-            )
-        return None
-    run = RunFolder(path)
-    if not resume and not {"checkpoint.pt", "best.safetensors", "params.safetensors"} & set(present):
-        return None  # it never came to save anything: a first attempt that failed blocks nothing
-    began = recipe_of(run)
-    differing = _differing(recipe, began)
-    others = [key for key in differing if key not in _LENGTH]
-    if not resume:
-        go_on = "" if others else "add --resume (resume=True) to go on with it, or "
-        raise RunError(
-            f"{path} already holds a run of {'another recipe, ' if others else ''}{run.config.get('name')}: {go_on}"
-            "choose another --out."
-        )
-    if others:
-        raise RunError(
-            f"A run goes on as it began, apart from {', '.join(_LENGTH)} and how it is executed: "
-            f"{', '.join(others)} differ from the recipe in {path / 'config.json'}. Leave them as they were, or "
-            "choose another --out."
-        )
-    asked, recorded = recipe.meta.iterations, began.meta.iterations
-    if asked != recorded and (asked < recorded or recipe.meta.schedule != "constant"):
-        raise RunError(
-            "meta.iterations may only grow, and only with meta.schedule = 'constant', since other schedules depend on "
-            f"it: the run in {path} has {recorded}, got {asked}. Leave it, or choose another --out."
-        )
-    if differing and run.is_finished and "checkpoint.pt" not in present:
-        raise RunError(
-            f"A run goes on from its checkpoint.pt: {path} is finished, but its checkpoint is gone. Begin a new run "
-            f"from it with --set meta.start={path} and another --out."
-        )
-    return run
-
-
 def _create(path: Path, recipe: Recipe, data: Data, versions: dict[str, Any]) -> RunFolder:
     (path / "data.json").unlink(missing_ok=True)  # of an attempt that came to nothing
     if data.record:
@@ -350,7 +250,7 @@ def _record_changes(run: RunFolder, recipe: Recipe, data: Data, device: str) -> 
     new = {key: value for key, value in _versions(device).items() if key != "command" and known.get(key) != value}
     if not new and not differing_keys(recipe, recipe_of(run)):
         return
-    if _differing(recipe, recipe_of(run)):  # it has further to go
+    if differing(recipe, recipe_of(run)):  # it has further to go
         (run.path / "params.safetensors").unlink(missing_ok=True)
     versions |= {"resumed": [*resumed, new]} if new else {}
     RunFolder.create(run.path, recipe_values(recipe), versions)

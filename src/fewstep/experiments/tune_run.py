@@ -51,7 +51,7 @@ def tune(
     recipe: str | Path | Mapping[str, Any],
     *,
     settings: Iterable[str] | Mapping[str, Any] = (),
-    data: Path | None = None,
+    data: str | Path | None = None,
     device: str = "cpu",
     rounded: bool = False,
     seconds: float = 3.0,

@@ -1,4 +1,8 @@
-"""What can be wrong with what a learner is given: looked for once, or when a number that is none shows it."""
+"""Checks of what a learner is given.
+
+Most run once: when the learner is built, or on its first tasks. `non_finite` runs when a loss turns out infinite or
+nan, and finds the task and the cause.
+"""
 
 from __future__ import annotations
 
@@ -223,9 +227,8 @@ def check_model(
             what = "The loss" if name == "loss" else f"The metric {name!r}"
             try:
                 with warnings.catch_warnings():
-                    if _as_many_otherwise(
-                        outputs, support.targets
-                    ):  # then not broadcast on purpose: the mean is over all pairs
+                    # As many numbers in another shape are broadcast by mistake: the mean is then over all pairs.
+                    if _as_many_otherwise(outputs, support.targets):
                         warnings.filterwarnings("error", message="Using a target size")
                     value = metric(outputs, support.targets)
             except (RuntimeError, ValueError, IndexError, UserWarning) as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fewstep.core.adapt import adapt
 from fewstep.core.algorithms import expect_algorithm
 from fewstep.core.context import vmapped
-from fewstep.core.expect import counted, expect_number, expect_whole
+from fewstep.core.expect import expect_number, expect_steps, expect_whole
 from fewstep.core.functional import FunctionalModule, expect_module
 from fewstep.core.meta import QueryGradient
 from fewstep.core.normalization import BATCH_NORMS
@@ -255,7 +255,7 @@ class ReinforcementLearner:
         self, tasks: Mdp, steps: int, trajectories: int | None, *, tolerant: bool = False
     ) -> Iterator[Rollout]:
         asked = self._trajectories if trajectories is None else trajectories
-        return self._rollouts.along(self.meta, tasks, counted(steps), asked, self._test_rule, tolerant=tolerant)
+        return self._rollouts.along(self.meta, tasks, expect_steps(steps), asked, self._test_rule, tolerant=tolerant)
 
     def adapt(self, task: Tensor | Record, steps: int | None = None, seed: int = 0) -> nn.Module:
         """Adapt to one task.
@@ -273,7 +273,7 @@ class ReinforcementLearner:
             FewstepError: The task is neither, or what was recorded are no episodes.
             NonFiniteError: What was recorded is not finite, or the adaptation diverged.
         """
-        steps = max(self.algorithm.steps, 1) if steps is None else counted(steps)
+        steps = max(self.algorithm.steps, 1) if steps is None else expect_steps(steps)
         if callable(task):
             return self._rollouts.recorded(self.meta, task, steps, self._test_rule)
         came: Any = task

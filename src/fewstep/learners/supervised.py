@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fewstep.core.adapt import adapt, adaptation_path
 from fewstep.core.algorithms import expect_algorithm
-from fewstep.core.expect import counted, expect_positive
+from fewstep.core.expect import expect_positive, expect_steps
 from fewstep.core.functional import FunctionalModule
 from fewstep.core.layers import by_layer, movement
 from fewstep.core.meta import meta_gradient, same_size_groups
@@ -187,7 +187,7 @@ class SupervisedLearner:
                 own state, module and loss do not fit the data, or the start is of another model.
             NonFiniteError: Adaptation diverges, or there is infinity or nan among the examples.
         """
-        rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else counted(steps)
+        rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else expect_steps(steps)
         policy = policy_followed(normalization, self.normalization)
         support = to_device(support, self.device)
         self._check(support, "support")
@@ -227,7 +227,7 @@ class SupervisedLearner:
                 patterns do not fit its parameters.
         """
         policy = policy_followed(normalization, self.normalization)
-        key = (counted(steps), policy, rule or self.algorithm.rule, last_only)
+        key = (expect_steps(steps), policy, rule or self.algorithm.rule, last_only)
         if key not in self._curves:
             check_rule(key[2], self.module.params)
             check_learned(key[2], self.meta)
@@ -248,7 +248,7 @@ class SupervisedLearner:
         Raises:
             ValueError: `steps` is negative.
         """
-        if counted(steps) not in self._movements:
+        if expect_steps(steps) not in self._movements:
             self._movements[steps] = self._movement(steps)
         moved = self._mapped(self._movements[steps], tasks)
         return {layer: {name: values.cpu() for name, values in by.items()} for layer, by in moved.items()}

@@ -13,7 +13,7 @@ from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from fewstep.training.records import replaced
+from fewstep.files import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fewstep.errors import RunError
-from fewstep.training.records import replaced
+from fewstep.files import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from fewstep.errors import RunError
-from fewstep.training.records import read_json
+from fewstep.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Distribution(Protocol):
-    """pi(. | o): how actions are distributed, one distribution for each observation."""
+    """pi(. | o): how actions are distributed, one distribution for each observation.
+
+    One of your own is a NamedTuple of tensors, as those below are: it is mapped over tasks, and detached, as a tree.
+    """
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """The logarithm of pi(a | o), `[...]`."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from fewstep.errors import DataError
 from fewstep.tasks import miniimagenet, omniglot
 from fewstep.tasks.folder import counts, list_folder, split_classes
-from fewstep.tasks.images import check_pictures, folders_without_pictures
+from fewstep.tasks.images import check_pictures
+from fewstep.tasks.picture_files import folders_without_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable

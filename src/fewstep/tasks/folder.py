@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewstep.errors import DataError
 from fewstep.tasks.archives import listing
-from fewstep.tasks.images import list_classes
+from fewstep.tasks.picture_files import list_classes
 from fewstep.tasks.prepared import PreparedImages, prepare
-from fewstep.tasks.table import split_tasks
+from fewstep.tasks.splitting import split_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -109,7 +109,7 @@ def load_folder(
 def split_classes(
     path: Path, names: Collection[str], fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
 ) -> dict[Split, list[str]]:
-    """The rule of `table.split_tasks`: by the names of the classes alone.
+    """The rule of `split_tasks`: by the names of the classes alone.
 
     Raises:
         DataError: There are fewer than three.

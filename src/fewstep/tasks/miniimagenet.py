@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from fewstep.errors import DataError
 from fewstep.tasks.archives import Member, contents, folder_or_archive, list_members, listing
-from fewstep.tasks.images import Preparation, list_classes
+from fewstep.tasks.images import Preparation
+from fewstep.tasks.picture_files import list_classes
 from fewstep.tasks.prepared import PreparedImages, data_folder, prepare
 
 if TYPE_CHECKING:

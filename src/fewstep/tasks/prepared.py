@@ -8,7 +8,6 @@ import logging
 import os
 import re
 from collections import Counter
-from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fewstep.errors import DataError
+from fewstep.errors import DataError, RunError
+from fewstep.files import replaced
 from fewstep.tasks.archives import expanded
 from fewstep.tasks.images import Preparation, read_pictures, read_readable
 
@@ -181,15 +181,11 @@ def _read_cache(what: str, file: Path) -> PreparedImages | None:
 
 
 def _write_cache(what: str, file: Path, prepared: PreparedImages) -> None:
-    """Write all of the file or nothing: it appears under its name only when complete."""
-    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
     metadata = {"classes": json.dumps(prepared.classes), "content_hash": prepared.content_hash}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images": prepared.images}, unfinished, metadata)
-        unfinished.chmod(file.parent.stat().st_mode & 0o666)  # who may see the folder may use it
-        unfinished.replace(file)
-    except (OSError, SafetensorError) as error:
+        with replaced(file) as unfinished:
+            save_file({"images": prepared.images}, unfinished, metadata)
+            unfinished.chmod(file.parent.stat().st_mode & 0o666)  # who may see the folder may use it
+    except (OSError, RunError, SafetensorError) as error:
         log.warning("%s will be prepared again next time: it could not be cached (%s)", what, error)
-        with suppress(OSError):
-            unfinished.unlink()

@@ -302,68 +302,106 @@ def _numeric_rows(path: Path, raw: _Raw, asked: _Asked, drop: Collection[str], r
     """Rows with their task, their names, where there are columns for these, and their numbers."""
     if not raw.rows:
         raise _empty(path, "column names only")
-    (task,), places = _places(raw.header, [asked.task]), _places(raw.header, asked.columns)
-    named = _places(raw.header, asked.named)
-    perhaps = {name: place for name in asked.further if (place := _place(raw.header, name)) is not None}
-    by_column = {place: [cells[place] for _, cells in raw.rows] for place in (*places, *perhaps.values())}
-    numerals = Numerals.of(
-        (cell for cells in by_column.values() for cell in cells), comma_separated=raw.form.delimiter == ","
+    at = _located(path, raw, asked)
+    rows = Rows(
+        raw.header, [], [], _lists(asked.columns), _lists(asked.named), _lists(at.further), at.numerals, raw.form
     )
-    for place, cells in by_column.items():
-        if place in places:
-            _require_numbers(path, raw.header[place], cells, numerals)
-        _check_numerals(path, raw.header[place], cells, numerals)
-    known = [_by_look(names) for names in asked.named.values()]
-    strangers: list[dict[str, str]] = [{} for _ in known]
-    rows = Rows(raw.header, [], [], _lists(asked.columns), _lists(asked.named), _lists(perhaps), numerals, raw.form)
-    left_out, faults, fewer = list[str](), list[str](), 0
     droppable = {*_places(raw.header, drop)}
+    left_out, faults, fewer = list[str](), list[str](), 0
+    strangers: dict[str, dict[str, str]] = {column: {} for column in asked.named}
     for number, cells in raw.rows:
-        name = "" if cells[task] is None else str(cells[task]).strip()
-        labels = [_label(cells[place], names) for place, names in zip(named, known, strict=True)]
-        values = [numerals.number(cells[place]) for place in places]
-        wrong = [place for place, value in zip(places, values, strict=True) if value is None]
-        wrong = [place for place, text in zip((task, *named), (name, *labels), strict=True) if not text] + wrong
-        if not wrong:
-            rows.cells.append(cells)
-            rows.tasks.append(name)
-            for found, label in zip(rows.labels.values(), labels, strict=True):
-                found.append(label)
-            for found, value in zip(rows.numbers.values(), values, strict=True):
-                found.append(cast("float", value))
-            for found, label, names in zip(strangers, labels, asked.named.values(), strict=True):
-                if label not in names:
-                    found.setdefault(label, f"{label!r} ({raw.unit} {number})")
-            for column, place in perhaps.items():
-                rows.further[column].append(numerals.number(cells[place]))
+        row = _parsed(cells, at)
+        if row.lacks:
+            told = [f"{raw.unit} {number}, {raw.header[place]!r}: {_shown(cells[place])}" for place in row.lacks]
+            fewer += droppable.issuperset(row.lacks)
+            (left_out if droppable.issuperset(row.lacks) else faults).extend(told)
             continue
-        told = [f"{raw.unit} {number}, {raw.header[place]!r}: {_shown(cells[place])}" for place in wrong]
-        if droppable.issuperset(wrong):
-            fewer += 1
-            left_out += told
-        else:
-            faults += told
-    if faults or not rows.tasks:
-        if not faults:
-            raise DataError(
-                f"`{path}` must have rows that are complete: all {len(raw.rows)} lack something, "
-                f"{listed(left_out, '; ')}. Fill in some of them."
-            )
+        _append(rows, cells, row, at)
+        for (column, names), label in zip(asked.named.items(), row.labels, strict=True):
+            if label not in names:
+                strangers[column].setdefault(label, f"{label!r} ({raw.unit} {number})")
+    if faults:
         raise DataError(
             f"Every row of `{path}` must name {' and '.join(['its task', *map(repr, asked.named)])} and have finite "
-            "numbers where numbers are read: got "
-            f"{len(faults)} other cells, {listed(faults, '; ')}. {remedy}"
+            f"numbers where numbers are read: got {len(faults)} other cells, {listed(faults, '; ')}. {remedy}"
         )
-    for (column, names), told in zip(asked.named.items(), strangers, strict=True):
+    if not rows.tasks:
+        raise DataError(
+            f"`{path}` must have rows that are complete: all {len(raw.rows)} lack something, "
+            f"{listed(left_out, '; ')}. Fill in some of them."
+        )
+    for column, told in strangers.items():
         if told:
             raise DataError(
-                f"The cells of {column!r} in `{path}` must be one of the names in the recipe, {quoted([*names])}: got "
-                f"{listed([*told.values()])}. Correct or remove these rows, or name all in the recipe and train with "
-                "that."
+                f"The cells of {column!r} in `{path}` must be one of the names in the recipe, "
+                f"{quoted([*asked.named[column]])}: got {listed([*told.values()])}. Correct or remove these rows, or "
+                "name all in the recipe and train with that."
             )
     if left_out:
         log.warning("%s: left out %d of %d rows: %s", path, fewer, len(raw.rows), listed(left_out, "; "))
     return rows
+
+
+class _Located(NamedTuple):
+    """Where in a row the asked columns stand, and how to read them.
+
+    Attributes:
+        task: The column that names the task.
+        named: Columns of names, and for each what these may look like.
+        numbers: Numeric columns.
+        further: Those that are there of the numeric columns that may be missing.
+        numerals: How numbers are written.
+    """
+
+    task: int
+    named: list[tuple[int, dict[str, str]]]
+    numbers: list[int]
+    further: dict[str, int]
+    numerals: Numerals
+
+
+def _located(path: Path, raw: _Raw, asked: _Asked) -> _Located:
+    (task,), numbers = _places(raw.header, [asked.task]), _places(raw.header, asked.columns)
+    named = zip(_places(raw.header, asked.named), map(_by_look, asked.named.values()), strict=True)
+    further = {name: place for name in asked.further if (place := _place(raw.header, name)) is not None}
+    by_column = {place: [cells[place] for _, cells in raw.rows] for place in (*numbers, *further.values())}
+    every = (cell for cells in by_column.values() for cell in cells)
+    numerals = Numerals.of(every, comma_separated=raw.form.delimiter == ",")
+    for place, cells in by_column.items():
+        if place in numbers:
+            _require_numbers(path, raw.header[place], cells, numerals)
+        _check_numerals(path, raw.header[place], cells, numerals)
+    return _Located(task, list(named), numbers, further, numerals)
+
+
+class _Row(NamedTuple):
+    """What a row says, and the places of cells in which something is missing."""
+
+    task: str
+    labels: list[str]
+    numbers: list[float | None]
+    lacks: list[int]
+
+
+def _parsed(cells: Sequence[Any], at: _Located) -> _Row:
+    task = "" if cells[at.task] is None else str(cells[at.task]).strip()
+    labels = [_label(cells[place], known) for place, known in at.named]
+    numbers = [at.numerals.number(cells[place]) for place in at.numbers]
+    text = zip((at.task, *(place for place, _ in at.named)), (task, *labels), strict=True)
+    lacks = [place for place, said in text if not said]
+    lacks += [place for place, number in zip(at.numbers, numbers, strict=True) if number is None]
+    return _Row(task, labels, numbers, lacks)
+
+
+def _append(rows: Rows, cells: Sequence[Any], row: _Row, at: _Located) -> None:
+    rows.cells.append(cells)
+    rows.tasks.append(row.task)
+    for column, label in zip(rows.labels.values(), row.labels, strict=True):
+        column.append(label)
+    for column, number in zip(rows.numbers.values(), row.numbers, strict=True):
+        column.append(cast("float", number))
+    for name, place in at.further.items():
+        rows.further[name].append(at.numerals.number(cells[place]))
 
 
 def _lists(names: Iterable[str]) -> dict[str, list[Any]]:

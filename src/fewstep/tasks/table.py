@@ -1,7 +1,7 @@
 """The user's own tables as few-shot tasks: a task column says which task each row is an example of.
 
 A table of rows that belong to a compound, patient, machine or site, with numeric input and target columns,
-becomes a distribution of tasks in four calls:
+becomes a distribution of tasks in four calls (`split_tasks` is that of `tasks.splitting`):
 
     table = read_table("assay.csv", task="compound", inputs=["log_dose"], targets=["response"])
     splits = split_tasks(table.groups)
@@ -12,7 +12,6 @@ becomes a distribution of tasks in four calls:
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     from torch import Generator
 
-    from fewstep.names import Split
     from fewstep.tasks.features import Categories, Feature
     from fewstep.tasks.rows import Rows
 
@@ -131,43 +129,6 @@ def _numbered(labels: Sequence[str], names: Sequence[str]) -> Tensor:
 
 def _columns(values: Sequence[Sequence[float]]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64).T.contiguous()
-
-
-def split_tasks(
-    names: Iterable[str], fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-) -> dict[Split, list[str]]:
-    """Divide tasks into meta-train, meta-validation and meta-test by a fixed rule.
-
-    The names are ordered by the SHA-256 of their UTF-8 text and cut where the fractions say, so a task's
-    split depends on the set of names alone: not on a seed, the order of the rows or how many a task has. New
-    rows never move a task; new tasks move only those that lie beside a cut.
-
-    Args:
-        names: The tasks.
-        fractions: Shares of meta-train, meta-validation and meta-test. Each split gets at least one task.
-
-    Returns:
-        The names in each split, in the order of the rule.
-
-    Raises:
-        DataError: There are fewer than three tasks.
-        ValueError: The fractions are not three positive numbers that sum to 1.
-    """
-    if len(fractions) != 3 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1):
-        raise ValueError(
-            f"`fractions` must be three positive shares that sum to 1: got {tuple(fractions)}. "
-            "Give those of train, val and test, such as (0.7, 0.15, 0.15)."
-        )
-    ordered = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
-    count = len(ordered)
-    if count < 3:
-        raise DataError(
-            f"A table needs at least 3 tasks, one for each of train, val and test: got {count} "
-            f"({quoted(ordered)}). Add tasks, or check which column `tasks.task` names."
-        )
-    first = min(max(round(count * fractions[0]), 1), count - 2)
-    second = min(max(round(count * (fractions[0] + fractions[1])), first + 1), count - 1)
-    return {"train": ordered[:first], "val": ordered[first:second], "test": ordered[second:]}
 
 
 class Standardization(NamedTuple):

@@ -13,7 +13,8 @@ from safetensors.torch import save
 
 from fewstep.core.types import MetaParams
 from fewstep.errors import RunError
-from fewstep.training.records import FORMAT, replaced
+from fewstep.files import replaced
+from fewstep.training.records import FORMAT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -109,77 +109,117 @@ def train(
         NonFiniteError: Training diverged; the last checkpoint stands.
         RunError: The run folder cannot be read or written.
     """
-    path = run.path / "checkpoint.pt"
-    progress = _Progress()
-    if path.is_file():
-        state = load_checkpoint(path)
+    _Training(learner, tasks, run, plan, validate, watchers, before_writing).go_on()
+
+
+@final
+class _Training:
+    """A training under way: the learner and its run folder, and how far both are."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        tasks: TaskDistribution,
+        run: RunFolder,
+        plan: Plan,
+        validate: Callable[[], dict[str, float]],
+        watchers: tuple[Watcher, ...],
+        before_writing: Callable[[], object],
+    ) -> None:
+        self._learner, self._tasks, self._run, self._plan = learner, tasks, run, plan
+        self._score, self._watchers, self._before_writing = validate, watchers, before_writing
+        self._checkpoint = run.path / "checkpoint.pt"
+        self._device = next(iter(leaves(learner.meta))).device
+        self._progress = self._restored()
+        self._began, self._earlier = learner.iteration, self._progress.seconds
+        self._started = self._saved = time.monotonic()
+        self._writes = False
+
+    def go_on(self) -> None:
+        """Until the plan is fulfilled, patience is at an end, or someone asks to stop."""
+        learner, plan, progress = self._learner, self._plan, self._progress
+        with _stop_requests(has_begun=self._has_moved) as stop_requested:
+            if progress.unvalidated:  # an environment failed then
+                self._validate()
+                self._save()
+            while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
+                try:
+                    self._advance()
+                except EpisodeError:  # an environment failed, before anything was updated, or while it was validated
+                    if self._has_moved():
+                        self._save()
+                        log.warning("Stopped after iteration %s", self._how_far())
+                    raise
+                if time.monotonic() - self._saved > plan.checkpoint_seconds:
+                    self._save()
+                if stop_requested():
+                    self._save()
+                    raise Interrupted(f"Stopped after iteration {self._how_far()}.")
+        if learner.iteration < plan.iterations:
+            log.warning("Stopped after iteration %d of %d: %s", learner.iteration, plan.iterations, _reason(progress))
+        self._save()
+        if progress.count:  # the last, shorter interval; the checkpoint does not know it, so that a resume may go on
+            self._record(partial=True)
+        save_meta(self._run.path / "params.safetensors", learner.meta, _about(learner))
+
+    def _restored(self) -> _Progress:
+        if not self._checkpoint.is_file():
+            if (self._run.path / "metrics.jsonl").is_file():
+                log.warning("%s has no checkpoint: it begins again", self._run.path)
+            return _Progress()
+        state = load_checkpoint(self._checkpoint)
         try:
-            learner.load_state_dict(state["learner"])
+            self._learner.load_state_dict(state["learner"])
         except ValueError as error:
-            raise RunError(f"{path} is of another model or rule than this one: {error}") from error
-        progress = _Progress(**state["progress"])
-    elif (run.path / "metrics.jsonl").is_file():
-        log.warning("%s has no checkpoint: it begins again", run.path)
-    started = saved = time.monotonic()
-    earlier, began = progress.seconds, learner.iteration
-    writes = False
+            raise RunError(f"{self._checkpoint} is of another model or rule than this one: {error}") from error
+        return _Progress(**state["progress"])
 
-    def write() -> None:
-        nonlocal writes
-        if not writes:
-            before_writing()
-            run.forget_metrics_after(began)
-        writes = True
+    def _advance(self) -> None:
+        """One iteration, and what is due after it."""
+        metrics = _iterate(self._learner, self._tasks, self._plan, self._checkpoint, self._device)
+        self._progress.add(metrics)
+        self._show(metrics)
+        if self._learner.iteration % self._plan.log_every == 0:
+            self._record()
+        if self._learner.iteration % self._plan.validate_every == 0:
+            self._validate()
 
-    def save() -> None:
-        nonlocal saved
-        write()
-        saved = time.monotonic()
-        progress.seconds = earlier + saved - started
-        save_checkpoint(path, {"learner": learner.state_dict(), "progress": vars(progress)})
+    def _validate(self) -> None:
+        self._progress.unvalidated = True
+        self._begin_writing()
+        scores = _validate(self._learner, self._run, self._score, self._progress)
+        self._progress.unvalidated = False
+        self._show({f"val_{name}": value for name, value in scores.items()})
 
-    def see(record: dict[str, Any]) -> None:
-        for watcher in watchers:
-            watcher.update(learner.iteration, record)
+    def _record(self, *, partial: bool = False) -> None:
+        self._begin_writing()
+        _record(self._run, self._learner.iteration, self._progress, self._seconds(), partial=partial)
 
-    def validated() -> None:
-        progress.unvalidated = True
-        write()
-        scores = _validate(learner, run, validate, progress)
-        progress.unvalidated = False
-        see({f"val_{name}": value for name, value in scores.items()})
+    def _save(self) -> None:
+        self._begin_writing()
+        self._saved = time.monotonic()
+        self._progress.seconds = self._seconds()
+        save_checkpoint(self._checkpoint, {"learner": self._learner.state_dict(), "progress": vars(self._progress)})
 
-    device = next(iter(leaves(learner.meta))).device
-    with _stop_requests(has_begun=lambda: learner.iteration > began) as stop_requested:
-        if progress.unvalidated:  # an environment failed then
-            validated()
-            save()
-        while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
-            try:
-                metrics = _iterate(learner, tasks, plan, path, device)
-                progress.add(metrics)
-                see(metrics)
-                if learner.iteration % plan.log_every == 0:
-                    write()
-                    _record(run, learner.iteration, progress, earlier + time.monotonic() - started)
-                if learner.iteration % plan.validate_every == 0:
-                    validated()
-            except EpisodeError:  # an environment failed, before anything was updated, or while it was validated
-                if learner.iteration > began:
-                    save()
-                    log.warning("Stopped after iteration %d of %d; saved %s", learner.iteration, plan.iterations, path)
-                raise
-            if time.monotonic() - saved > plan.checkpoint_seconds:
-                save()
-            if stop_requested():
-                save()
-                raise Interrupted(f"Stopped after iteration {learner.iteration} of {plan.iterations}; saved {path}.")
-    if learner.iteration < plan.iterations:
-        log.warning("Stopped after iteration %d of %d: %s", learner.iteration, plan.iterations, _reason(progress))
-    save()
-    if progress.count:  # the last, shorter interval; the checkpoint does not know it, so that a resume may go on
-        _record(run, learner.iteration, progress, progress.seconds, partial=True)
-    save_meta(run.path / "params.safetensors", learner.meta, _about(learner))
+    def _begin_writing(self) -> None:
+        if not self._writes:
+            self._before_writing()
+            self._run.forget_metrics_after(self._began)
+        self._writes = True
+
+    def _show(self, record: dict[str, Any]) -> None:
+        for watcher in self._watchers:
+            watcher.update(self._learner.iteration, record)
+
+    def _has_moved(self) -> bool:
+        return self._learner.iteration > self._began
+
+    def _how_far(self) -> str:
+        return f"{self._learner.iteration} of {self._plan.iterations}; saved {self._checkpoint}"
+
+    def _seconds(self) -> float:
+        """That it has trained for, in this process and in those before a resume."""
+        return self._earlier + time.monotonic() - self._started
 
 
 def _iterate(

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, final
 from filelock import FileLock, Timeout
 
 from fewstep.errors import RunError
+from fewstep.files import read_json, replaced, unwritable, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,44 +37,6 @@ FORMAT = 1
 
 MORE_IS_BETTER = frozenset({"accuracy", "return"})
 """Metrics of which more is better; of all others, less."""
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Write a file as a whole: yields a temporary path beside it, which becomes `path` if nothing fails.
-
-    Raises:
-        RunError: The disk is full, or the folder cannot be written to; `path` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file as a whole."""
-    with replaced(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run.
-
-    Raises:
-        RunError: It is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"A run needs a readable {path.name}: {path}: {error}. Restore it from a copy.") from None
 
 
 @final
@@ -146,7 +108,7 @@ class RunFolder:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every complete line of metrics.jsonl; a last line that a kill cut off is passed over."""
@@ -200,7 +162,7 @@ class RunFolder:
         try:
             path.mkdir(exist_ok=True)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         return path
 
 
@@ -222,28 +184,8 @@ def locked(path: str | Path) -> Iterator[Path]:
             "Wait for it, stop it, or choose another --out."
         ) from None
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         yield path
     finally:
         lock.release()
-
-
-def contents(path: Path) -> list[str]:
-    """Names in a folder that count: not the lock, nor leftovers of a write that was killed."""
-    if not path.exists():
-        return []
-    if not path.is_dir():
-        raise RunError(f"--out must be a folder: {path} is a file. Choose another.")
-    try:
-        names = sorted(p.name for p in path.iterdir())
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return [name for name in names if name != ".lock" and not name.endswith(".tmp")]
-
-
-def _unwritable(path: Path, error: OSError) -> RunError:
-    return RunError(
-        f"Could not write {path}: {error.strerror or error}. Nothing that was saved before is lost: free space or "
-        "mend the permissions, then go on with --resume."
-    )
