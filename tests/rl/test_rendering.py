@@ -10,7 +10,7 @@ from PIL import Image
 from fewstep.core.rng import generator
 from fewstep.errors import FewstepError
 from fewstep.rl.envs.locomotion import LOCOMOTION
-from fewstep.rl.envs.rendering import Camera, frames, record, write_gif
+from fewstep.rl.envs.rendering import Camera, episode, frames, write_gif
 
 pytest.importorskip("mujoco")
 gymnasium = pytest.importorskip("gymnasium")
@@ -26,9 +26,9 @@ def jumping(observations):
 
 def test_a_recorded_episode_has_a_state_per_time_step_and_stops_where_it_ends():
     cheetah = LOCOMOTION["cheetah-velocity"]()
-    assert record(cheetah, torch.tensor([1.0]), standing, generator(0)).shape == (201, 18)
+    assert episode(cheetah, torch.tensor([1.0]), standing, generator(0)).shape == (201, 18)
     ant = LOCOMOTION["ant-direction"]()
-    states = record(ant, torch.tensor([1.0]), jumping, generator(0))
+    states = episode(ant, torch.tensor([1.0]), jumping, generator(0))
     assert len(states) < 201
     heights = states[:, 2]
     assert ((heights[:-1] >= 0.2) & (heights[:-1] <= 1)).all()
@@ -38,7 +38,7 @@ def test_a_recorded_episode_has_a_state_per_time_step_and_stops_where_it_ends():
 @pytest.mark.parametrize("name", ["cheetah-velocity", "ant-direction"])
 def test_frames_show_a_robot_that_moves(name, screenless):
     environment = LOCOMOTION[name]()
-    states = record(environment, torch.tensor([1.0]), standing, generator(0))
+    states = episode(environment, torch.tensor([1.0]), standing, generator(0))
     pictures = frames(environment, states, size=(96, 700), every=50)
     assert pictures.shape == (5, 96, 700, 3)
     assert pictures.dtype == np.uint8
@@ -48,7 +48,7 @@ def test_frames_show_a_robot_that_moves(name, screenless):
 
 def test_a_state_always_looks_the_same(screenless):
     environment = LOCOMOTION["ant-velocity"]()
-    states = record(environment, torch.tensor([1.0]), standing, generator(0))[:2]
+    states = episode(environment, torch.tensor([1.0]), standing, generator(0))[:2]
     np.testing.assert_array_equal(frames(environment, states), frames(environment, states))
 
 

@@ -132,7 +132,7 @@ class TablePredictions(NamedTuple):
         return [[label, *row] for label, row in zip(self.labels, numbers, strict=True)] if self.classes else numbers
 
 
-def check_place(file: Path) -> None:
+def check_file(file: Path) -> None:
     """See that predictions may be written to a file: a new one, or one of predictions.
 
     Raises:

@@ -91,7 +91,7 @@ def adapt(
 def _adapt_to_table(
     run: str, support: Path, predict: Path | None, steps: int | None, out: Path | None, device: str
 ) -> None:
-    from fewstep.adapting.tables import check_place, predict_table
+    from fewstep.adapting.tables import check_file, predict_table
     from fewstep.reporting.tables import rows_table
 
     if predict is None:
@@ -100,7 +100,7 @@ def _adapt_to_table(
             "and inputs."
         )
     file = out or Path("adapted") / f"{predict.stem}-predicted.csv"
-    check_place(file)
+    check_file(file)
     with messages.status("Adapting"):
         found = predict_table(run, support, predict, steps=steps, device=device)
     found.write(file)

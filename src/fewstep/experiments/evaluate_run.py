@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fewstep.errors import RecipeError
 from fewstep.experiments.build import NOTHING, FromPython, metric_of
 from fewstep.experiments.data import find_data
-from fewstep.experiments.evaluated import check_metrics, check_split, described, errors, file_name, per_task, points
+from fewstep.experiments.evaluated import check_metrics, check_split, errors, file_name, per_task, points, summary
 from fewstep.experiments.illustration import illustrate, is_stored
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
@@ -203,7 +203,7 @@ def _result(
 ) -> dict[str, Any]:
     """What is stored of an evaluation: its numbers, and all that they depend on."""
     own = {name: points(evaluation.curves[name]) for name in metrics}
-    return described(recipe, plan, evaluation, split) | {
+    return summary(recipe, plan, evaluation, split) | {
         **errors(recipe, data, evaluation),
         **({"metrics": own} if own else {}),
         **_classes(data, split),

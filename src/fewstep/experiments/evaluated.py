@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fewstep.training.evaluation import Evaluation
 
 
-def described(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
+def summary(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split) -> dict[str, Any]:
     """Means and intervals, with all that they depend on."""
     metric = metric_of(recipe)
     return {

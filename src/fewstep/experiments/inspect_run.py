@@ -16,7 +16,7 @@ from fewstep.errors import RecipeError, RunError
 from fewstep.experiments.build import FromPython, build_learner, build_model, metric_of
 from fewstep.experiments.data import find_data
 from fewstep.experiments.evaluate_run import tuned
-from fewstep.experiments.evaluated import check_split, described, number, points
+from fewstep.experiments.evaluated import check_split, number, points, summary
 from fewstep.experiments.recipe_files import evaluation_plan
 from fewstep.experiments.runs import (
     READY,
@@ -122,7 +122,7 @@ def inspect(
         untrained.load_meta(MetaParams(untrained.meta.model, learner.meta.rule))  # the same rates for both
         names = _head(learner, build_model(recipe, model), head)
         values, fingerprint = _measured(learner, untrained, names, loaded, plan, split, progress)
-    result = described(recipe, plan, Evaluation(values["trained"]["parts"]["everything"], fingerprint), split)
+    result = summary(recipe, plan, Evaluation(values["trained"]["parts"]["everything"], fingerprint), split)
     result |= {
         "inner_lr": None if learner.meta.rule else recipe.algorithm.inner_lr,
         "checkpoint": checkpoint,

@@ -57,7 +57,7 @@ def render(
         FewstepError: The run has no robot, nothing here draws without a screen, or the file's name is no GIF's.
     """
     from fewstep.rl.envs.locomotion import Locomotion
-    from fewstep.rl.envs.rendering import frames, record, write_gif
+    from fewstep.rl.envs.rendering import episode, frames, write_gif
     from fewstep.rl.envs.revealed import Revealed
 
     _check(out, steps, tasks)
@@ -82,7 +82,7 @@ def render(
         for step in steps:
             policy = learner.policy.as_module(index(adapted[step], number))
             stream = generator(seed, "render", number)  # one initial state, whatever the number of steps
-            film = frames(seen, record(seen, task, _acting(policy, reveal), stream), every=every)
+            film = frames(seen, episode(seen, task, _acting(policy, reveal), stream), every=every)
             told = ", ".join(f"{value:.3g}" for value in task.tolist())
             films.append(_captioned(film, f"{recipe.tasks.kind} {told}, {_after(step)}"))
         rows.append(np.concatenate(_equally_long(films), axis=2))

@@ -65,7 +65,8 @@ class SupervisedLearner:
         module: Any `nn.Module`; it is copied, not changed.
         loss: Scalar loss of outputs and targets of one batch.
         algorithm: Inner rule, inner steps and outer gradient, for instance `maml(Sgd(0.01), steps=1)`.
-        optimizer: Makes the meta-optimizer over the leaves of the meta-parameters.
+        optimizer: Makes the meta-optimizer over the leaves of the meta-parameters: the model's, in the order of its
+            `named_parameters`, then what the rule learns, of which groups with rates of their own may be made.
         schedule: Makes a learning-rate schedule of it, stepped once per meta-update.
         normalization: Policy for batch normalisation.
         metrics: More functions of outputs and targets to evaluate, by name; "loss" is always there.

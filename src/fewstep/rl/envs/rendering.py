@@ -32,7 +32,7 @@ SIZE = (360, 480)
 _LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 
 
-def record(
+def episode(
     environment: Locomotion, task: Tensor, act: Callable[[Tensor], Tensor], generator: Generator
 ) -> npt.NDArray[np.float64]:
     """Let a policy act in one episode.
@@ -60,7 +60,7 @@ def record(
 def frames(
     environment: Locomotion, states: npt.NDArray[np.float64], size: tuple[int, int] = SIZE, every: int = 1
 ) -> Pictures:
-    """Draw a film of states, such as those of `record`.
+    """Draw a film of states, such as those of `episode`.
 
     Args:
         environment: Whose they are.
