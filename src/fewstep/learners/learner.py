@@ -41,6 +41,10 @@ class Learner(Protocol):
         """
         ...
 
+    def load_meta(self, meta: MetaParams) -> None:
+        """Take over meta-parameters, and nothing else."""
+        ...
+
     def constants(self) -> str:
         """A fingerprint of what the model holds beside the meta-parameters."""
         ...
