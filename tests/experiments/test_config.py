@@ -150,12 +150,18 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 
 def test_settings_take_toml_and_bare_words():
     recipe = load_recipe(
-        MINIMAL, ["algorithm.kind=fomaml", "model.hidden=[3, 4]", 'algorithm.only=["head.*"]', "meta.lr=0.5"]
+        MINIMAL,
+        [
+            *("algorithm.kind=fomaml", "model.hidden=[3, 4]", 'algorithm.only=["head.*"]', "meta.lr=0.5"),
+            *("meta.iterations=1e4", "loss.scale=1e1"),
+        ],
     )
     assert recipe.algorithm.kind == "fomaml"
     assert recipe.model.hidden == [3, 4]
     assert recipe.algorithm.only == ["head.*"]
     assert recipe.meta.lr == 0.5
+    assert recipe.meta.iterations == 10_000
+    assert recipe.loss.scale == 10.0
 
 
 def test_the_values_passed_from_python_are_not_changed():

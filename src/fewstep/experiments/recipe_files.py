@@ -294,6 +294,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
                 f"--set {setting}: the value must be TOML: got {text!r}. Quote strings: '{key}=\"...\"'."
             ) from None
         value = text.strip()
+    if re.fullmatch(r"\d+[eE]\+?\d+", text.strip()):  # 1e5 iterations, which TOML takes for no whole number
+        value = int(value)
     if parts == ["tasks", "path"] and isinstance(value, str):
         value = _resolved(value, Path.cwd())
     if parts == ["meta", "start"] and isinstance(value, str):
