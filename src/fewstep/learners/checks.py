@@ -172,12 +172,15 @@ def tell_of_unreached(
 ) -> None:
     """Warn of parameters that the loss does not depend on: what a module reaches otherwise is not what is learned."""
     params = {name: value.detach().requires_grad_() for name, value in module.params.items()}
-    with torch.enable_grad(), cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
-        value = loss(module(params, support.inputs), support.targets)
-        if not value.requires_grad:
-            return  # of a gradient that is zero altogether, the first iteration tells
-        found = torch.autograd.grad(value, list(params.values()), allow_unused=True)
-    gradients: list[Tensor | None] = list(found)
+    gradients: list[Tensor | None] = []
+    try:
+        with torch.enable_grad(), cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
+            value = loss(module(params, support.inputs), support.targets)
+            if not value.requires_grad:
+                return  # of a gradient that is zero altogether, the first iteration tells
+            gradients += torch.autograd.grad(value, list(params.values()), allow_unused=True)
+    except (NotImplementedError, RuntimeError):
+        return  # what cannot be differentiated says so itself where it has to be
     if unreached := [name for name, gradient in zip(params, gradients, strict=True) if gradient is None]:
         log.warning(
             "The loss does not depend on %s: nothing is learned there. Where the module's forward pass uses them "
