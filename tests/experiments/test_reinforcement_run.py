@@ -315,8 +315,9 @@ def test_the_head_of_a_policy_is_found(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [6, 2])  # while it trains, or is validated
+@pytest.mark.parametrize("fault", [EpisodeError, ConnectionError])
 def test_what_was_learned_before_an_environment_fails_is_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, every: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, every: int, fault: type[Exception]
 ) -> None:
     resets: list[int] = []
 
@@ -324,11 +325,11 @@ def test_what_was_learned_before_an_environment_fails_is_kept(
         def reset(self, tasks: Tensor, trajectories: int, generator: torch.Generator) -> tuple[Pushing, Tensor]:
             resets.append(trajectories)
             if len(resets) > 5:
-                raise EpisodeError("a wire came off")
+                raise fault("a wire came off")
             return super().reset(tasks, trajectories, generator)
 
     recipe = CUSTOM | {"meta": {"batch_size": 2, "iterations": 6}, "validation": {"every": every, "tasks": 2}}
-    with pytest.raises(EpisodeError, match="a wire came off"):
+    with pytest.raises(fault, match="a wire came off"):
         library.train(recipe, out=tmp_path / "run", task_distribution=Failing())
     assert "Stopped after iteration 2 of 6; saved" in caplog.text
     run = library.train(recipe, out=tmp_path / "run", task_distribution=Push(), resume=True)

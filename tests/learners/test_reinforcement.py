@@ -110,6 +110,11 @@ def test_the_divergence_is_least_where_it_was_sampled(every: int) -> None:
     assert_same(flatten(gradient), torch.zeros_like(flatten(gradient)), atol=1e-12)
 
 
+def test_a_curvature_of_the_first_time_step_alone_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    learner(algorithms.maml(Sgd(0.3)), curvature_every=1000)
+    assert "see the first alone, with curvature_every = 1000" in caplog.text
+
+
 def test_the_curvature_sees_some_time_steps_and_the_line_search_all() -> None:
     agent = learner(algorithms.maml(Sgd(0.3)), curvature_every=3)
     recording, _ = agent._collect(tasks(), Stopwatch())

@@ -64,11 +64,29 @@ def test_seeds_are_averaged_on_each_task(tmp_path):
     assert found["steps"][0]["ci95"] == pytest.approx(1.96 * statistics.stdev([1.5, 0.5]) / 2**0.5)
 
 
-@pytest.mark.parametrize("changes", [{"fingerprint": "another"}, {"normalization": "support"}])
+@pytest.mark.parametrize(
+    "changes", [{"fingerprint": "another"}, {"normalization": "support"}, {"physics": "gymnasium"}, {"horizon": 50}]
+)
 def test_what_was_measured_otherwise_has_no_difference(tmp_path, changes):
     first = run(tmp_path / "maml", [1.0], [2.0])
     other = run(tmp_path / "plain", [2.0], [3.0], recipe="plain", **changes)
     assert differences(grouped_by_seed([first, other])) == []
+
+
+def test_returns_in_different_environments_have_no_difference_even_from_earlier_versions(tmp_path):
+    acting = {"loss": {"kind": "reinforce"}}
+    robots = [
+        make_run(
+            tmp_path / kind,
+            evaluation([1.5]),
+            per_task=per_task([1.0], [2.0]),
+            name=kind,
+            tasks={"kind": kind},
+            **acting,
+        )
+        for kind in ("ant-velocity", "cheetah-velocity")
+    ]
+    assert differences(grouped_by_seed(robots)) == []
 
 
 def test_evaluations_without_their_tasks_are_passed_over(tmp_path):

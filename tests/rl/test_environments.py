@@ -76,6 +76,28 @@ def test_steps_after_an_episode_ended_are_masked_and_earn_nothing() -> None:
     assert not sampled.rewards[..., 1:].any()
 
 
+def test_an_environment_may_write_into_the_tensors_that_it_gives_and_is_given() -> None:
+    class InPlace(Navigation):
+        def reset(self, tasks: Tensor, trajectories: int, generator: Any) -> Any:
+            episodes, first = super().reset(tasks, trajectories, generator)
+            act, buffers = (
+                episodes.step,
+                (first.clone(), torch.zeros(first.shape[:2]), torch.zeros(first.shape[:2]) > 0),
+            )
+
+            def step(actions: Tensor) -> Any:
+                given = act(actions)
+                actions.zero_()
+                return type(given)(*(own.copy_(new) for own, new in zip(buffers, given, strict=True)))
+
+            episodes.step = step
+            return episodes, buffers[0]
+
+    tasks = Mdps(Navigation()).sample(2, generator(0))
+    sampled = [sample_trajectories(kind(horizon=5), noisy, tasks, 3, 0, LIKE) for kind in (Navigation, InPlace)]
+    assert_same(*sampled, atol=0, rtol=0)
+
+
 def test_sampling_ends_where_all_episodes_have() -> None:
     steps: list[int] = []
 

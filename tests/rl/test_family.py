@@ -142,6 +142,14 @@ def test_observations_of_another_size_are_named_with_their_task(workers):
         play(environment, [1.0, 2.0])
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_one_environment_for_several_episodes_is_refused(wrapped):
+    toy = toys.Toy([1.0])
+    make = (lambda _: gymnasium.wrappers.TimeLimit(toy, 5)) if wrapped else (lambda _: toy)
+    with pytest.raises(EpisodeError, match="returned the environment of another episode: make a new one each time"):
+        play(family(make), [1.0, 2.0])
+
+
 def test_an_environment_that_exits_is_named_too():
     with pytest.raises(SlotError, match="SystemExit: 3"):
         guarded(0, "step", lambda: sys.exit(3))
@@ -198,7 +206,8 @@ def test_tasks_that_are_whole_numbers_leave_observations_and_rewards_as_they_are
         ("nothing", "got NoneType"),
         ("old reset", "`reset` gives an observation and a dict of information: got ndarray"),
         ("rewards", "gives a reward that is one number: got ndarray"),
-        ("shape", "have 4 numbers: got 3"),
+        ("shape", "have the shape (2, 2): got (3,)"),
+        ("layout", "have the shape (2, 2): got (4, 1)"),
     ],
 )
 def test_an_environment_that_breaks_gymnasiums_protocol_is_told_what_it_is(fault, words):
@@ -211,7 +220,7 @@ def test_the_full_stop_of_an_environments_own_error_is_not_doubled():
     def make(_):
         raise ValueError("No such toy.")
 
-    with pytest.raises(EpisodeError, match=r"No such toy\. Try this task alone"):
+    with pytest.raises(EpisodeError, match=r"No such toy\. Try the environment of this task"):
         family(make)
 
 
@@ -231,9 +240,11 @@ def test_tasks_that_are_not_finite_are_the_samplers_fault():
         GymnasiumFamily(toys.make_toy, lambda *_: torch.tensor([[torch.nan]]), 10)
 
 
-@pytest.mark.parametrize("options", [{"horizon": 0}, {"horizon": 10, "workers": -1}])
+@pytest.mark.parametrize(
+    "options", [{"horizon": 0}, {"horizon": 2.5}, {"horizon": 10, "workers": -1}, {"horizon": 10, "workers": 1.5}]
+)
 def test_impossible_numbers_are_refused(options):
-    with pytest.raises(ValueError, match="a horizon of at least 1, and 0 workers or more"):
+    with pytest.raises(ValueError, match=r"`(horizon|workers)` must be a whole number, at least \d: got"):
         GymnasiumFamily(toys.make_toy, sample, **options)
 
 

@@ -66,8 +66,8 @@ class Broken(Toy):
 
     def reset(self, *, seed=None, options=None):
         observation, about = super().reset(seed=seed)
-        if self.fault == "shape":
-            return observation.ravel()[:3], about
+        if self.fault in ("shape", "layout"):
+            return observation.ravel()[:3] if self.fault == "shape" else observation.reshape(4, 1), about
         return observation if self.fault == "old reset" else (observation, about)
 
     def step(self, action):

@@ -104,7 +104,7 @@ def test_before_the_first_iteration_is_done_a_signal_stops_at_once(tmp_path):
     class Stopping(Sinusoid):
         def sample(self, num_tasks, generator):
             drawn.append(num_tasks)
-            if drawn.count(7) == 2:  # a meta-batch, after one that was only tried
+            if drawn.count(7) == 3:  # a meta-batch, after two that were only tried
                 signal.raise_signal(signal.SIGTERM)
             return super().sample(num_tasks, generator)
 
@@ -113,6 +113,18 @@ def test_before_the_first_iteration_is_done_a_signal_stops_at_once(tmp_path):
     with pytest.raises(Interrupted, match="before the first iteration was done"):
         fewstep.train(recipe, out=tmp_path / "run", model=mlp(1, 1, (8,)), task_distribution=Stopping())
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_distribution_that_draws_from_elsewhere_is_told_of_it(tmp_path, caplog):
+    class Elsewhere(Sinusoid):
+        def sample(self, num_tasks, generator):
+            return super().sample(num_tasks, torch.default_generator)
+
+    recipe = {"tasks": {"kind": "custom"}, "model": {"kind": "custom"}, "loss": {"kind": "mse"}}
+    recipe |= {"algorithm": {"kind": "maml", "inner_lr": 0.01}, "meta": {"iterations": 1, "batch_size": 4}}
+    for tasks in (Sinusoid(), Elsewhere()):
+        fewstep.train(recipe, out=tmp_path / type(tasks).__name__, model=mlp(1, 1, (8,)), task_distribution=tasks)
+        assert ("Tasks of Elsewhere differ when they are drawn again" in caplog.text) == isinstance(tasks, Elsewhere)
 
 
 def test_a_distribution_that_draws_other_numbers_of_tasks_is_refused(tmp_path):

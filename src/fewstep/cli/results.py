@@ -180,7 +180,7 @@ def reproduce(
     table: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="table1 (images), table2 (sinusoids), table3 (context), figure4 or figure5."
+            metavar="table1|table2|table3|figure4|figure5", help="Images, sinusoids, a context; navigation, robots."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the runs; those in there are used.")] = Path("runs"),

@@ -41,6 +41,7 @@ def summary(recipe: Recipe, plan: Evaluate, evaluation: Evaluation, split: Split
         "queries": plan.queries,
         **({"repeats": plan.repeats} if plan.repeats > 1 else {}),
         "trajectories": plan.trajectories,
+        "environment": recipe.tasks.kind if recipe.loss.kind == "reinforce" else None,
         "horizon": getattr(recipe.tasks, "horizon", None),
         "physics": getattr(recipe.tasks, "physics", None),
         "normalization": plan.normalization,

@@ -77,7 +77,8 @@ def load_recipe(
     for setting in settings:
         _set(values, setting)
     _drop_steps_of_another_kind(values, keys_set(settings))
-    where = f"{where} with {', '.join(settings)}" if settings else where
+    if settings:
+        where += f" with {', '.join(settings)}" if len(settings) <= 3 else f" with {len(settings)} settings"
     _resolve(values, Path())
     fill_in(values)
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fewstep.core.rng import generator
+from fewstep.core.trees import leaves
 from fewstep.errors import RunError
 from fewstep.experiments.build import FromPython, build_learner, metric_of
 from fewstep.experiments.config import Recipe, validated_every
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from fewstep.experiments.build import AlgorithmFactory, BuiltLearner
     from fewstep.experiments.data import Data, OwnTasks
     from fewstep.learners.supervised import Loss
+    from fewstep.tasks.task import TaskDistribution
     from fewstep.training.loop import Watcher
 
 
@@ -198,15 +200,26 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
 def _check_tasks(recipe: Recipe, data: Data) -> None:
     """Find out before training, not after it, that the tasks of some split cannot be drawn, or be tested on."""
     if recipe.tasks.kind == "custom":
-        stream = generator(recipe.seed, "check")
-        drawn(data.distribution("train", None, None), recipe.meta.batch_size, stream)
-        drawn(data.distribution("val", None, None), recipe.validation.tasks, stream)
+        _check_sampler(data.distribution("train", None, None), recipe.meta.batch_size, recipe.seed)
+        _check_sampler(data.distribution("val", None, None), recipe.validation.tasks, recipe.seed)
         return
     shots, queries = shots_and_queries(recipe)
     plan = recipe.evaluate
     for variant in (plan, *plan.variants):
         for split in ("val", "test"):
             data.distribution(split, variant.shots or plan.shots or shots, variant.queries or plan.queries or queries)
+
+
+def _check_sampler(tasks: TaskDistribution, count: int, seed: int) -> None:
+    """See that tasks can be drawn, and warn where a stream does not determine them."""
+    one, again = (leaves(drawn(tasks, count, generator(seed, "check"))) for _ in range(2))
+    same = len(one) == len(again) and all(a.shape == b.shape and a.equal(b) for a, b in zip(one, again, strict=False))
+    if not same:
+        log.warning(
+            "Tasks of %s differ when they are drawn again from an equal stream: so will evaluations, and a resumed run "
+            "from one that was not interrupted. Draw from the generator that is given, and from nothing else",
+            type(getattr(tasks, "environment", tasks)).__name__,
+        )
 
 
 def _validator(recipe: Recipe, data: Data, learner: BuiltLearner) -> Callable[[], dict[str, float]]:

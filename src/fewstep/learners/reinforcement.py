@@ -112,6 +112,13 @@ class ReinforcementLearner:
         expect_number("gae_lambda", gae_lambda, 0, 1)
         expect_number("later_steps", later_steps)
         expect_whole("curvature_every", curvature_every)
+        if curvature_every > environment.horizon:
+            log.warning(
+                "Of each episode's %d time steps products with the curvature see the first alone, with curvature_every "
+                "= %d: steps may go too far. Lower it (meta.curvature_every)",
+                environment.horizon,
+                curvature_every,
+            )
         if algorithm.gradient is not QueryGradient:
             raise ValueError(
                 "Reinforcement learning takes algorithms that descend the loss after adaptation, such as maml, fomaml, "

@@ -17,7 +17,7 @@ import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewstep.errors import RunError
-from fewstep.reporting.reading import algorithm_name
+from fewstep.reporting.reading import ENVIRONMENT, algorithm_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fewstep.reporting.reading import Entry
 
-_SAME = ("fingerprint", "metric", "shots", "queries", "normalization", "trajectories", "checkpoint")
+_SAME = ("fingerprint", *ENVIRONMENT, "metric", "shots", "queries", "normalization", "trajectories", "checkpoint")
 """What two evaluations have in common if their difference is one of the runs."""
 _OWN = ("metrics", "rmse", "per_task", "inner_lr")
 """What an evaluation tells of its own run, which says nothing of a difference."""

@@ -20,7 +20,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fewstep.reporting.reading import evaluations
+from fewstep.reporting.reading import ENVIRONMENT, evaluations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,6 +44,7 @@ _KIND = (
     "queries",
     "repeats",
     "trajectories",
+    *ENVIRONMENT,
     "normalization",
     "evaluation_seed",
     "fingerprint",

@@ -25,6 +25,7 @@ from fewstep.reporting.drawing import (
 )
 from fewstep.reporting.published import Published, published
 from fewstep.reporting.reading import (
+    ENVIRONMENT,
     curve,
     described,
     differing,
@@ -191,18 +192,20 @@ def panels(count: int, *, columns: int = 3, shared: bool = True) -> tuple[Figure
 
 
 def _panel(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(evaluation.get(field) for field in ("tasks_from", "split", "ways", "shots"))
+    return tuple(evaluation.get(field) for field in ("tasks_from", *ENVIRONMENT, "split", "ways", "shots"))
 
 
 def _panel_title(evaluation: Mapping[str, Any]) -> str:
     words = (described(field, evaluation) for field in ("ways", "shots", "split"))
-    others = described("tasks_from", evaluation)
-    return sentence(" ".join(filter(None, [*words, "tasks", others])))
+    environment = evaluation.get("environment")
+    others = [described("tasks_from", evaluation), environment and f"of {environment}"]
+    return sentence(" ".join(filter(None, [*words, "tasks", *others])))
 
 
 def _curve_names(entries: Sequence[Entry]) -> list[str]:
     """Labels, with the number of seeds and those settings that panels do not tell apart."""
-    fields = differing(entries, ("tasks", "queries", "repeats", "trajectories", "normalization", "checkpoint"))
+    protocol = ("tasks", "queries", "repeats", "trajectories", "horizon", "physics", "normalization", "checkpoint")
+    fields = differing(entries, protocol)
 
     def name(entry: Entry, fields: Iterable[str]) -> str:
         label, evaluation = entry

@@ -41,6 +41,10 @@ class Point(NamedTuple):
     plus_minus: float
 
 
+ENVIRONMENT = ("environment", "horizon", "physics")
+"""What returns depend on beside the tasks: those of different environments cannot be compared."""
+
+
 def evaluations(run: RunFolder) -> list[dict[str, Any]]:
     """The evaluations of a run's meta-parameters as they are now; training since has outdated earlier ones.
 
@@ -48,7 +52,7 @@ def evaluations(run: RunFolder) -> list[dict[str, Any]]:
         RunError: There are none.
     """
     stored = run.evaluations()
-    found = [evaluation for evaluation in stored if not _is_outdated(run, evaluation)]
+    found = [_environment_of(run) | each for each in stored if not _is_outdated(run, each)]
     if not found:
         what = "those of earlier meta-parameters only" if stored else "none"
         raise RunError(
@@ -56,6 +60,12 @@ def evaluations(run: RunFolder) -> list[dict[str, Any]]:
             f"Run `fewstep evaluate {run.path}` first."
         )
     return found
+
+
+def _environment_of(run: RunFolder) -> dict[str, Any]:
+    """What earlier versions did not write into an evaluation."""
+    acts = run.config.get("loss", {}).get("kind") == "reinforce"
+    return {"environment": run.config["tasks"]["kind"]} if acts else {}
 
 
 def _is_outdated(run: RunFolder, evaluation: Mapping[str, Any]) -> bool:
@@ -149,7 +159,10 @@ def mixed_tasks(entries: Iterable[Entry]) -> bool:
     for _, evaluation in entries:
         setting = tuple(
             evaluation.get(field)
-            for field in ("tasks_from", "split", "tasks", "ways", "shots", "queries", "repeats", "trajectories")
+            for field in (
+                *("tasks_from", *ENVIRONMENT, "split", "tasks"),
+                *("ways", "shots", "queries", "repeats", "trajectories"),
+            )
         )
         settings.setdefault(setting, set()).add(evaluation.get("fingerprint"))
     return any(len(fingerprints) > 1 for fingerprints in settings.values())
@@ -178,6 +191,10 @@ def described(field: str, evaluation: Mapping[str, Any]) -> str:
             return f"mean of {value} divisions of each task's rows"
         case "trajectories", _:
             return f"{value} trajectories"
+        case "horizon", _:
+            return f"at most {value} time steps"
+        case "physics", _:
+            return f"physics: {value}"
         case "queries", 1:
             return f"1 query{per_class}"
         case "queries", _:

@@ -15,6 +15,7 @@ from rich.text import Text
 from fewstep.errors import RunError
 from fewstep.reporting.published import Published, published
 from fewstep.reporting.reading import (
+    ENVIRONMENT,
     algorithm_name,
     curve,
     described,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from fewstep.reporting.reading import Entry
 
 _TITLE = ("metric", "split", "tasks", "tasks_from", "ways", "shots", "queries", "repeats", "trajectories")
-_DETAILS = ("normalization", "checkpoint", "inner_lr", "fingerprint")
+_DETAILS = (*ENVIRONMENT, "normalization", "checkpoint", "inner_lr", "fingerprint")
 _HEADERS = {"normalization": "normalized", "inner_lr": "rate", "tasks_from": "tasks of"}
 USUAL_STEPS = (0, 1, 5, 10)
 ABSENT = "-"
@@ -92,7 +93,7 @@ def difference_table(entries: Sequence[Entry]) -> Table:
         entries: Labels and evaluations; those of `differences.differences`.
     """
     shown = _steps_shown(entries, None)
-    columns = differing(entries, (*_TITLE, "normalization"))
+    columns = differing(entries, (*_TITLE, *ENVIRONMENT, "normalization"))
     caption = "±: 95 % confidence interval over tasks of the difference on the same task"
     table = empty_table(f"Differences: {_shared(entries, set(_TITLE).difference(columns))}", caption)
     table.add_column("runs", overflow="fold")

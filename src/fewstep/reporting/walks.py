@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BEFORE, _AFTER = "#56B4E9", ("#009E73", "#00451D", "#5C8A00")
 _GOAL = "#D62728"
 _REACH = 0.62
-"""Of the plane that is shown around the origin, where walks begin: goals are within 0.5."""
+"""Of the plane around the origin, where walks begin, that is shown at least: goals are within 0.5."""
 
 
 def walks_figure(examples: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path) -> None:
@@ -45,10 +45,12 @@ def _walks(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     ]
     columns = max(len(goal["walks"]) for _, goal in rows)
     figure = new_figure(0.7 + 1.9 * columns, 0.6 + 1.95 * len(rows))
+    points = [point for _, goal in rows for walks in goal["walks"].values() for walk in walks for point in walk]
+    reach = max([_REACH, *(1.05 * abs(place) for point in points for place in point)])
     grid = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
     for row, (label, goal) in zip(grid, rows, strict=True):
         for axes, (step, walks) in zip(row, goal["walks"].items(), strict=False):
-            _draw(axes, goal["goal"], int(step), walks)
+            _draw(axes, goal["goal"], int(step), walks, reach)
         for axes in row[len(goal["walks"]) :]:
             axes.remove()
         row[0].set_ylabel(literal(label), fontsize=8.5, color=INK)
@@ -56,7 +58,9 @@ def _walks(examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, goal: Sequence[float], step: int, walks: Sequence[Sequence[Sequence[float]]]) -> None:
+def _draw(
+    axes: Axes, goal: Sequence[float], step: int, walks: Sequence[Sequence[Sequence[float]]], reach: float
+) -> None:
     colour = _AFTER[min(step, len(_AFTER)) - 1] if step else _BEFORE
     axes.add_collection(LineCollection(walks, colors=colour, linewidths=0.7, alpha=0.6, zorder=3))
     for walk in walks:
@@ -65,8 +69,8 @@ def _draw(axes: Axes, goal: Sequence[float], step: int, walks: Sequence[Sequence
     axes.plot(0, 0, "s", color=FAINT, ms=5, label="start", zorder=5)
     axes.plot(*goal, "*", color=_GOAL, ms=11, mec="white", mew=0.6, label="goal, not observed", zorder=6)
     dress(axes, title=f"after {counted(step, 'step')}" if step else "before adaptation")
-    axes.set_xlim(-_REACH, _REACH)
-    axes.set_ylim(-_REACH, _REACH)
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-reach, reach)
     axes.set_xticks([-0.5, 0, 0.5])
     axes.set_yticks([-0.5, 0, 0.5])
     axes.set_aspect("equal")

@@ -176,7 +176,7 @@ def _apply(network: nn.Module, observations: Any, outputs: int) -> Tensor:
     """The network on all observations at once, as examples; or on a single one. Arrays will do."""
     observations = torch.as_tensor(observations)
     like = next(network.parameters(), None)
-    if like is not None and observations.is_floating_point():
+    if like is not None:
         observations = observations.to(like)
     single = observations.dim() == 1
     examples = observations[None] if single else observations.flatten(0, -2)

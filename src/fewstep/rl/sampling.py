@@ -87,12 +87,13 @@ def sample_trajectories(
     check_transition(shape, environment, Transition(observations, alive, alive))
     seen, done, earned, taken = list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor](), list[torch.Tensor]()
     for time in range(environment.horizon):
-        seen.append(observations.to(like))
+        # Copies, since an environment may write what it gives, and what it is given, anew in every step.
+        seen.append(observations.to(like, copy=True))
         done.append(act(seen[-1], noise[:, :, time]))
         taken.append(alive)
-        transition = episodes.step(done[-1].to(observations.device))
+        transition = episodes.step(done[-1].to(observations.device, copy=True))
         observations, rewards, terminated = check_transition(shape, environment, transition)
-        earned.append(rewards.to(like))
+        earned.append(rewards.to(like, copy=True))
         alive = alive & ~terminated.cpu()
         if not alive.any():  # what would follow does not count
             break

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from fewstep.core import rng
+from fewstep.core.expect import expect_whole
 from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
 from fewstep.rl.environment import ActionSpace, Continuous, Discrete, Transition, check_actions, check_tasks
 from fewstep.rl.envs.slots import SlotError, Slots, guarded
@@ -69,11 +70,8 @@ class GymnasiumFamily:
         set_task: SetTask | None = None,
         workers: int = 0,
     ) -> None:
-        if horizon < 1 or workers < 0:
-            raise ValueError(
-                f"A family has a horizon of at least 1, and 0 workers or more: got horizon={horizon} and "
-                f"workers={workers}. Correct these."
-            )
+        expect_whole("horizon", horizon)
+        expect_whole("workers", workers, 0)
         self._make, self._sample, self._set_task = make, sample, set_task
         self.horizon = horizon
         self._workers = workers
@@ -231,7 +229,7 @@ def _failed(task: Floats, error: SlotError) -> EpisodeError:
     what = error.what.rstrip(".")
     failure = EpisodeError(
         f"The environments of a family are to run without exceptions: `{error.doing}` of the environment of task "
-        f"{task.tolist()} raised {what}. Try this task alone, with workers=0; where it happened is below."
+        f"{task.tolist()} raised {what}. Try the environment of this task by itself; where it happened is below."
     )
     failure.add_note(error.trace)
     return failure

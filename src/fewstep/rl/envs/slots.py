@@ -93,7 +93,7 @@ class Slots:
 
     def _begin(self, slot: int, task: Floats, seed: int) -> Floats:
         if slot == len(self._environments):
-            self._environments.append(guarded(slot, "make", partial(self._make, task)))
+            self._environments.append(guarded(slot, "make", partial(self._made, task)))
         environment = self._environments[slot]
         if self._set_task is not None:
             guarded(slot, "set_task", partial(self._set_task, environment, task))
@@ -102,6 +102,16 @@ class Slots:
             what = f"{len(first)} numbers were observed, and {self._features} in the first task"
             raise SlotError(slot, "reset", what, "")
         return first
+
+    def _made(self, task: Floats) -> Any:
+        environment = self._make(task)
+        if any(_inmost(environment) is _inmost(other) for other in self._environments):
+            raise ValueError("it returned the environment of another episode: make a new one each time")
+        return environment
+
+
+def _inmost(environment: Any) -> Any:
+    return getattr(environment, "unwrapped", environment)
 
 
 def begin(environment: Any, seed: int | None) -> Floats:
@@ -131,10 +141,10 @@ def _number(reward: Any) -> float:
 
 
 def _flat(environment: Any, observation: Any) -> Floats:
-    flat, size = np.asarray(observation, dtype=np.float64).ravel(), int(np.prod(environment.observation_space.shape))
-    if len(flat) != size:
-        raise ValueError(f"observations of {environment.observation_space} have {size} numbers: got {len(flat)}")
-    return flat
+    values, space = np.asarray(observation, dtype=np.float64), environment.observation_space
+    if values.shape != space.shape:
+        raise ValueError(f"observations of {space} have the shape {space.shape}: got {values.shape}")
+    return values.ravel()
 
 
 def _named(result: Any) -> str:
