@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.collections import LineCollection
@@ -71,6 +72,7 @@ def _draw(
     dress(axes, title=f"after {counted(step, 'step')}" if step else "before adaptation")
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-reach, reach)
-    axes.set_xticks([-0.5, 0, 0.5])
-    axes.set_yticks([-0.5, 0, 0.5])
+    tick = 0.5 if reach < 1 else math.floor(reach)
+    axes.set_xticks([-tick, 0, tick])
+    axes.set_yticks([-tick, 0, tick])
     axes.set_aspect("equal")
