@@ -262,6 +262,18 @@ def test_what_is_no_environment_is_refused(tmp_path: Path) -> None:
             library.train(CUSTOM, out=tmp_path / "none", task_distribution=tasks)
 
 
+def test_an_environment_with_other_actions_than_the_runs_is_told_so(tmp_path: Path) -> None:
+    class Wider(Push):
+        @property
+        def actions(self) -> Continuous:
+            return Continuous(2)
+
+    run = library.train(CUSTOM, out=tmp_path / "run", task_distribution=Push())
+    for opened in (library.load, library.evaluate):
+        with pytest.raises(RunError, match=r"observations and actions .*: actions expected .*1.*got .*2.*run's own"):
+            opened(run, task_distribution=Wider())
+
+
 def test_an_environment_that_breaks_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"rewards before adaptation .* Nothing was updated"):
         library.train(CUSTOM, out=tmp_path / "broken", task_distribution=Push(broken=True))

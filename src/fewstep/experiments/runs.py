@@ -12,6 +12,7 @@ import torch
 from fewstep.core.context import tensor_float
 from fewstep.errors import FewstepError, RunError
 from fewstep.experiments.build import NOTHING, FromPython, build_learner
+from fewstep.experiments.build_reinforcement import spaces_of
 from fewstep.experiments.execution import checked_device
 from fewstep.experiments.recipe_files import load_recipe
 from fewstep.files import read_json
@@ -117,7 +118,21 @@ def load_learner(
     device: str = "cpu",
 ) -> BuiltLearner:
     """As `load`, with the recipe at hand, which may adapt otherwise than the run's own."""
+    if environment is not None:
+        _check_spaces(run, environment)
     return learner_from(meta_file(run, checkpoint), recipe, own, environment=environment, device=device)
+
+
+def _check_spaces(run: RunFolder, environment: Environment) -> None:
+    """See that an environment from Python has the observations and actions of the run's."""
+    expected: dict[str, Any] = (stored_data(run) or {}).get("environment") or {}
+    came = spaces_of(environment)
+    if differing := [name for name in ("observation_size", "actions") if expected.get(name, came[name]) != came[name]]:
+        raise RunError(
+            f"An environment must have the observations and actions of that which {run.path} was trained in: "
+            + "; ".join(f"{name} expected {expected[name]}, got {came[name]}" for name in differing)
+            + ". Pass the run's own environment, or another run."
+        )
 
 
 def meta_file(run: RunFolder, checkpoint: Checkpoint = "best") -> Path:
