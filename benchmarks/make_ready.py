@@ -14,7 +14,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from fewstep.experiments.runs import READY
-from fewstep.training.records import RunFolder, read_json
+from fewstep.files import read_json
+from fewstep.training.records import RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from fewstep.core.rng import generator
 from fewstep.core.trees import index
 from fewstep.tasks.archives import Reader
 from fewstep.tasks.few_shot import FewShot
-from fewstep.tasks.images import Preparation, read_picture
+from fewstep.tasks.images import Preparation, read_pictures
 from fewstep.tasks.omniglot import find_parts, list_drawings, split_names
 from fewstep.training.evaluation import mean_and_ci95
 
@@ -80,7 +80,9 @@ def photograph(raw: bytes, random: np.random.RandomState, kind: tuple[str, ...])
 def accuracy(classes: list[list[bytes]], preparation: Preparation, tasks: int) -> str:
     """Mean and interval over tasks of the share of queries told right."""
     start = initialisation(RUN)
-    images = torch.stack([torch.stack([read_picture(raw, preparation) for raw in files]) for files in classes])
+    images = torch.stack(
+        [read_pictures([Image.open(io.BytesIO(raw)) for raw in files], preparation) for files in classes]
+    )
     drawn = FewShot(images, WAYS, SHOTS, QUERIES).sample(tasks, generator(0, "photographs"))
     scores: list[torch.Tensor] = []
     for task in (index(drawn, number) for number in range(tasks)):

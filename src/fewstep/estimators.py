@@ -135,7 +135,7 @@ class _FewShot(BaseEstimator):
 
     def _network(self, outputs: int) -> nn.Module:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with drawing_from(derived_seed(seed, "model")):
+        with drawing_from(derived_seed(seed, "model"), torch.get_default_device()):
             return mlp(self.shape_, outputs)
 
     def _require(self, shape: tuple[int, ...], targets: int, outputs: int) -> None:

@@ -42,9 +42,34 @@ class Cached(nn.Module):
 
 def test_parameters_that_the_loss_does_not_depend_on_are_told(caplog):
     learner(Cached()).step(meta_batch())
-    assert "does not depend on first.weight, first.bias: nothing is learned there" in caplog.text
+    assert "the loss does not depend on first.weight, first.bias, which then learn nothing" in caplog.text
     caplog.clear()
     learner(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))).step(meta_batch())
+    assert not caplog.records
+
+
+class LeftOut(nn.Module):
+    """A layer that is left out by chance in training, as in stochastic depth."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 1)
+
+    def forward(self, inputs):
+        return self.second(self.first(inputs) if torch.rand(()) < 0.9 else inputs)
+
+
+def test_layers_that_are_left_out_by_chance_are_not_told(caplog):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        learner(LeftOut(), over_tasks=fewstep.sequential()).step(meta_batch())
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("inputs", "targets"), [((7, 5, 3), (5, 1)), ((5, 3), (1,))])
+def test_examples_that_lie_otherwise_on_purpose_are_not_told(caplog, inputs, targets):
+    one = SupervisedLearner(nn.Linear(3, 1), lambda outputs, targets: (outputs.mean() - targets.mean()).square(), MAML)
+    one.adapt(Batch(torch.randn(inputs), torch.randn(targets)))
     assert not caplog.records
 
 
@@ -85,6 +110,16 @@ def test_a_parameter_that_the_forward_pass_writes_into_is_refused():
     with pytest.raises(ValueError, match=r"wrote into 0\.weight.*leave out max_norm"):
         one.adapt(words)
     assert torch.equal(one.meta.model["0.weight"], embedding[0].weight)
+    embedding[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"wrote into 0\.weight"):
+        learner(embedding).adapt(words)
+
+
+def test_parametrized_batch_normalisation_is_refused():
+    norm = nn.BatchNorm1d(3)
+    nn.utils.parametrize.register_parametrization(norm, "weight", nn.Softplus())
+    with pytest.raises(ValueError, match="parametrized parameters: layer '0' has"):
+        learner(nn.Sequential(norm, nn.Linear(3, 1)))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
@@ -121,6 +156,7 @@ def test_hooks_of_batch_normalisation_run():
     [
         ({"optimizer": lambda _: torch.optim.Adam(nn.Linear(3, 1).parameters())}, "over tensors that it is given"),
         ({"optimizer": torch.optim.LBFGS}, "got LBFGS"),
+        ({"optimizer": lambda _: object()}, "got a object"),
         ({"schedule": torch.optim.lr_scheduler.ReduceLROnPlateau}, "got ReduceLROnPlateau"),
         ({"over_tasks": fewstep.sequential}, "what sequential returns"),
         ({"over_tasks": fewstep.auto}, "what auto returns"),
@@ -141,6 +177,8 @@ def test_a_state_that_lacks_something_changes_nothing():
     one.step(meta_batch())
     state = one.state_dict()
     before = other.meta.model["weight"].clone()
+    with pytest.raises(ValueError, match=r"this one lacks meta\.rule"):
+        other.load_state_dict(state | {"meta": {"model": state["meta"]["model"]}})
     for part in ("meta", "optimizer", "iteration"):
         with pytest.raises(ValueError, match=f"this one lacks {part}, and has"):
             other.load_state_dict({name: value for name, value in state.items() if name != part})

@@ -200,12 +200,15 @@ class FunctionalModule:
             ValueError: A buffer changed, whose state would leak from task to task, or a parameter.
         """
         params = {name: value.clone() for name, value in self.params.items()}
+        frozen = {n: (p, p._version) for n, p in self._module.named_parameters() if not p.requires_grad}
         buffers = dict(self._module.named_buffers())
         before = {name: (buffer._version, buffer.clone()) for name, buffer in buffers.items()}
         devices = {value.device for value in self.params.values() if value.is_cuda}
         with torch.no_grad(), cast("Any", torch.random).fork_rng(devices):
             outputs = self(params, inputs)
-        if written := [name for name, value in params.items() if value._version]:
+        written = [name for name, value in params.items() if value._version]
+        written += [name for name, (value, version) in frozen.items() if value._version != version]
+        if written:
             raise ValueError(
                 f"A forward pass must leave the parameters as they are: this one wrote into {', '.join(written)}. "
                 "Compute with a new tensor instead (of nn.Embedding's, leave out max_norm)."
@@ -265,9 +268,9 @@ def expect_module(module: object) -> None:
         raise ValueError(f"A model is an nn.Module, made and not its class: got {module!r}.")
     if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):  # of torch.compile
         raise ValueError(
-            f"A model is a module as it was written: got a {type(module).__name__}, which computes with no other "
-            "parameters than its own. Give the module that it was made of; `run=fewstep.core.running.compiled()` "
-            "compiles what a learner computes with it."
+            f"A model is a module as it was written: got a {type(module).__name__}, whose code is not what a learner "
+            "computes with: that takes other parameters, and derivatives. Give the module that it was made of; "
+            "`run=fewstep.core.running.compiled()` compiles the whole meta-gradient."
         )
     if any(is_lazy(parameter) for parameter in module.parameters()):
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from fewstep.core.context import is_recording_for_compiler
 
@@ -136,6 +136,11 @@ def with_own_norms(module: nn.Module, normalization: Normalization) -> nn.Module
     """
     for name, layer in named_modules(module):
         if isinstance(layer, BATCH_NORMS) and type(layer).forward in _BATCH_NORM_FORWARDS:
+            if parametrize.is_parametrized(layer):
+                raise ValueError(
+                    f"Batch normalisation cannot have parametrized parameters: layer {name!r} has. Parametrize another "
+                    "layer, or write this one with operations of your own."
+                )
             TaskNorm.of(layer, normalization, name)
         elif isinstance(layer, _TORCH_WEIGHT_NORM):
             cast("nn.Module", layer).__class__ = _WeightNorm

@@ -80,7 +80,7 @@ def build_model(
     _check_passed("model", model.kind, custom, what="module")
     if custom is not None:
         return custom
-    with drawing_from(derived_seed(recipe.seed, "model", copy)):
+    with drawing_from(derived_seed(recipe.seed, "model", copy), torch.get_default_device()):
         shapes = policy_shape(environment) if environment is not None else shapes_of(recipe)
         assert shapes is not None
         assert not isinstance(model, CustomModel)

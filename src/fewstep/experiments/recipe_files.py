@@ -295,8 +295,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
                 f"--set {setting}: the value must be TOML: got {text!r}. Quote strings: '{key}=\"...\"'."
             ) from None
         value = text.strip()
-    if re.fullmatch(r"\d+[eE]\+?\d+", text.strip()):  # 1e5 iterations, which TOML takes for no whole number
-        value = int(value)
+    if isinstance(value, float) and value.is_integer() and "e" in text.lower():
+        value = int(value)  # 1e5 iterations, which TOML takes for no whole number
     if parts == ["tasks", "path"] and isinstance(value, str):
         value = _resolved(value, Path.cwd())
     if parts == ["meta", "start"] and isinstance(value, str):

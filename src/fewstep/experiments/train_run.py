@@ -200,8 +200,10 @@ def _begin_at(learner: BuiltLearner, run: RunFolder) -> dict[str, Any]:
 def _check_tasks(recipe: Recipe, data: Data) -> None:
     """Find out before training, not after it, that the tasks of some split cannot be drawn, or be tested on."""
     if recipe.tasks.kind == "custom":
-        _check_sampler(data.distribution("train", None, None), recipe.meta.batch_size, recipe.seed)
-        _check_sampler(data.distribution("val", None, None), recipe.validation.tasks, recipe.seed)
+        train = data.distribution("train", None, None)
+        drawn(train, recipe.meta.batch_size, generator(recipe.seed, "check"))
+        drawn(data.distribution("val", None, None), recipe.validation.tasks, generator(recipe.seed, "check"))
+        _tell_of_chance(train, recipe.seed)
         return
     shots, queries = shots_and_queries(recipe)
     plan = recipe.evaluate
@@ -210,11 +212,11 @@ def _check_tasks(recipe: Recipe, data: Data) -> None:
             data.distribution(split, variant.shots or plan.shots or shots, variant.queries or plan.queries or queries)
 
 
-def _check_sampler(tasks: TaskDistribution, count: int, seed: int) -> None:
-    """See that tasks can be drawn, and warn where a stream does not determine them."""
-    one, again = (leaves(drawn(tasks, count, generator(seed, "check"))) for _ in range(2))
-    same = len(one) == len(again) and all(a.shape == b.shape and a.equal(b) for a, b in zip(one, again, strict=False))
-    if not same:
+def _tell_of_chance(tasks: TaskDistribution, seed: int) -> None:
+    """Warn where a stream does not determine the tasks that are drawn from it."""
+    one, again = (leaves(drawn(tasks, 2, generator(seed, "check"))) for _ in range(2))
+    same = [a.shape == b.shape and a.nan_to_num().equal(b.nan_to_num()) for a, b in zip(one, again, strict=False)]
+    if not all(same) or len(one) != len(again):
         log.warning(
             "Tasks of %s differ when they are drawn again from an equal stream: so will evaluations, and a resumed run "
             "from one that was not interrupted. Draw from the generator that is given, and from nothing else",

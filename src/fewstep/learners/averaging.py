@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
@@ -16,7 +15,7 @@ from fewstep.core.types import Batch, MetaParams, Params, Task
 from fewstep.errors import NonFiniteError
 from fewstep.learners.checks import check_state
 from fewstep.learners.learner import check_fits, take_over
-from fewstep.learners.outer_loop import OptimizerFactory, OuterLoop
+from fewstep.learners.outer_loop import OptimizerFactory, OuterLoop, snapshot
 from fewstep.learners.supervised import Loss, SupervisedLearner
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class AveragingLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimizer and number of updates."""
-        return {"iteration": self.iteration, "networks": deepcopy(self._networks), **self._outer.state_dict()}
+        return {"iteration": self.iteration, "networks": snapshot(self._networks), **self._outer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.

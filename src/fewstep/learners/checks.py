@@ -20,18 +20,21 @@ from fewstep.core.expect import expect_function, expect_number
 from fewstep.core.rules import UpdateRule, selected
 from fewstep.core.running import plain, traced
 from fewstep.core.trees import leaves, tree_map
-from fewstep.core.types import Batch
+from fewstep.core.types import Batch, MetaParams
 from fewstep.errors import NonFiniteError
 from fewstep.memory import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from fewstep.core.algorithms import Algorithm
     from fewstep.core.functional import FunctionalModule
-    from fewstep.core.types import LossFn, MetaParams, OverTasks, Task, TaskGradient
+    from fewstep.core.types import LossFn, OverTasks, Task, TaskGradient
 
 log = logging.getLogger(__name__)
+
+_PASSES = 3
+"""Of a module over the first examples, to see what its loss depends on."""
 
 _EXAMPLES = {
     "loss": "torch.nn.functional.mse_loss",
@@ -80,7 +83,10 @@ def check_state(came: Mapping[str, Any], *parts: str) -> None:
     Raises:
         ValueError: It lacks one.
     """
-    if missing := [part for part in parts if part not in came]:
+    missing = [part for part in parts if part not in came]
+    if "meta" in parts and "meta" in came:
+        missing += [f"meta.{part}" for part in MetaParams._fields if part not in came["meta"]]
+    if missing:
         raise ValueError(
             f"A state is what `state_dict` of such a learner returned: this one lacks {', '.join(missing)}, and has "
             f"{', '.join(map(str, came)) or 'nothing'}. Meta-parameters alone are taken over by `load_meta`."
@@ -156,37 +162,54 @@ def advising_first_order(algorithm: Algorithm) -> Generator[None]:
 
 
 def tell_of_sizes(examples: Batch, kind: str) -> None:
-    """Warn where inputs and targets, of a tensor each, are not of as many examples: an axis may be missing."""
+    """Warn where a tensor of inputs or targets has no axis left but that of examples, and these are not as many."""
     came = [list(each.shape) for each in examples if isinstance(each, Tensor)]
-    if len(came) == 2 and came[0][:1] != came[1][:1]:
+    if len(came) == 2 and came[0][:1] != came[1][:1] and (len(came[0]) == 1 or not came[1]):
         log.warning(
-            "A %s set of inputs %s and targets %s, which do not begin with the same number of examples: is the axis of "
-            "tasks missing? A meta-batch is [tasks, examples, ...]",
+            "A %s set of inputs %s and targets %s, which are not of the same number of examples: is the axis of tasks "
+            "missing? A meta-batch is [tasks, examples, ...]",
             kind,
             *came,
         )
 
 
 def tell_of_unreached(
-    module: FunctionalModule, loss: Callable[[Any, Any], Tensor], support: Batch, device: torch.device
+    module: FunctionalModule, loss: Callable[[Any, Any], Tensor], parts: Sequence[Batch], device: torch.device
 ) -> None:
-    """Warn of parameters that the loss does not depend on: what a module reaches otherwise is not what is learned."""
+    """Warn of parameters that the loss depends on nowhere: what a module reaches otherwise is not what is learned.
+
+    Args:
+        module: In training mode, where a layer may be left out by chance: so it is run several times.
+        loss: Of its outputs.
+        parts: The support and the query set of a task, whichever there are.
+        device: Where it computes.
+    """
+    unreached = set(module.params)
+    with cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
+        for batch in [*parts] * _PASSES:
+            if not unreached:
+                return
+            unreached &= _unreached(module, loss, batch)
+    if unreached and len(unreached) < len(module.params):  # of no gradient at all, the first iteration tells
+        names = [name for name in module.params if name in unreached]
+        log.warning(
+            "On the first task the loss does not depend on %s, which then learn nothing. If that is not meant: a "
+            "forward pass uses the module's attributes, and no function or list of layers that was made beforehand",
+            ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""),
+        )
+
+
+def _unreached(module: FunctionalModule, loss: Callable[[Any, Any], Tensor], batch: Batch) -> set[str]:
     params = {name: value.detach().requires_grad_() for name, value in module.params.items()}
     gradients: list[Tensor | None] = []
     try:
-        with torch.enable_grad(), cast("Any", torch.random).fork_rng([device] if device.type == "cuda" else []):
-            value = loss(module(params, support.inputs), support.targets)
-            if not value.requires_grad:
-                return  # of a gradient that is zero altogether, the first iteration tells
-            gradients += torch.autograd.grad(value, list(params.values()), allow_unused=True)
-    except (NotImplementedError, RuntimeError):
-        return  # what cannot be differentiated says so itself where it has to be
-    if unreached := [name for name, gradient in zip(params, gradients, strict=True) if gradient is None]:
-        log.warning(
-            "The loss does not depend on %s: nothing is learned there. Where the module's forward pass uses them "
-            "through a function or a list that was made beforehand, let it use its attributes instead",
-            ", ".join(unreached[:5]) + (f" and {len(unreached) - 5} more" if len(unreached) > 5 else ""),
-        )
+        with torch.enable_grad():
+            value = loss(module(params, batch.inputs), batch.targets)
+            if value.requires_grad:
+                gradients += torch.autograd.grad(value, list(params.values()), allow_unused=True)
+    except (IndexError, NotImplementedError, RuntimeError, ValueError):
+        return set()  # what cannot run or be differentiated says so itself where it has to be
+    return {name for name, gradient in zip(params, gradients, strict=False) if gradient is None}
 
 
 def tell_of_tied(module: FunctionalModule, rule: UpdateRule) -> None:

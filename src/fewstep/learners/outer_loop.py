@@ -10,6 +10,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from fewstep.core.trees import tree_map
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -22,6 +24,15 @@ ScheduleFactory: TypeAlias = Callable[[Optimizer], LRScheduler]
 def adam(lr: float = 1e-3) -> OptimizerFactory:
     """The paper's meta-optimizer, Adam with meta step size beta = `lr`."""
     return lambda tensors: torch.optim.Adam(tensors, lr=lr, fused=True)
+
+
+def snapshot(state: Any) -> Any:
+    """A copy that later steps leave as it is, its tensors in the memory of the CPU."""
+
+    def copy(leaf: Any) -> Any:
+        return leaf.detach().to("cpu", copy=True) if isinstance(leaf, torch.Tensor) else deepcopy(leaf)
+
+    return tree_map(copy, state)
 
 
 @final
@@ -42,6 +53,12 @@ class OuterLoop:
         self, tensors: list[Tensor], optimizer: OptimizerFactory | None = None, schedule: ScheduleFactory | None = None
     ) -> None:
         self._optimizer = (optimizer or adam())(tensors)
+        came: Any = self._optimizer  # from the user's own code
+        if not isinstance(came, Optimizer):
+            raise ValueError(
+                f"`optimizer` must make a torch.optim.Optimizer of the tensors that it is given: got a "
+                f"{type(came).__name__}. Derive yours from that class."
+            )
         if isinstance(self._optimizer, torch.optim.LBFGS):
             raise ValueError(
                 "`optimizer` must make a step of a gradient that it is given: got LBFGS, which evaluates the loss "
@@ -69,7 +86,7 @@ class OuterLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on; later steps leave it as it is."""
-        return deepcopy(
+        return snapshot(
             {
                 "optimizer_kind": type(self._optimizer).__name__,
                 "optimizer": self._optimizer.state_dict(),

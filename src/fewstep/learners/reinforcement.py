@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
@@ -27,6 +26,7 @@ from fewstep.core.types import MetaParams, OverTasks, Params
 from fewstep.errors import FewstepError, NonFiniteError
 from fewstep.learners.checks import check_state
 from fewstep.learners.learner import take_over
+from fewstep.learners.outer_loop import snapshot
 from fewstep.learners.rollouts import Rollout, Rollouts
 from fewstep.learners.stopwatch import Stopwatch
 from fewstep.rl.losses import mean_kl, surrogate_loss
@@ -112,7 +112,7 @@ class ReinforcementLearner:
         expect_number("gae_lambda", gae_lambda, 0, 1)
         expect_number("later_steps", later_steps)
         expect_whole("curvature_every", curvature_every)
-        if curvature_every > environment.horizon:
+        if curvature_every >= environment.horizon > 1:
             log.warning(
                 "Of each episode's %d time steps products with the curvature see the first alone, with curvature_every "
                 "= %d: steps may go too far. Lower it (meta.curvature_every)",
@@ -310,7 +310,7 @@ class ReinforcementLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Meta-parameters and the number of updates: a trust-region step remembers nothing else."""
-        return deepcopy({"iteration": self.iteration, "meta": self.meta._asdict()})
+        return {"iteration": self.iteration, "meta": snapshot(self.meta._asdict())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.

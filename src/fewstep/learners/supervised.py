@@ -6,7 +6,6 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, final
@@ -42,7 +41,7 @@ from fewstep.learners.checks import (
     tell_of_unreached,
 )
 from fewstep.learners.learner import check_fits, take_over
-from fewstep.learners.outer_loop import OptimizerFactory, OuterLoop, ScheduleFactory
+from fewstep.learners.outer_loop import OptimizerFactory, OuterLoop, ScheduleFactory, snapshot
 
 if TYPE_CHECKING:
     from fewstep.core.algorithms import Algorithm
@@ -191,7 +190,7 @@ class SupervisedLearner:
         rule, steps = self.algorithm.rule, max(self.algorithm.steps, 1) if steps is None else expect_steps(steps)
         policy = policy_followed(normalization, self.normalization)
         support = to_device(support, self.device)
-        self._check(support, "support")
+        self._check(support)
         self.module.train(False)
         meta = self.meta if start is None else self.meta._replace(model=to_device(start.params, self.device))
         check_fits(self.meta, meta)
@@ -256,7 +255,7 @@ class SupervisedLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """Meta-parameters, optimizer, schedule and the number of updates: all that a resume needs."""
-        return {"iteration": self.iteration, "meta": deepcopy(self.meta._asdict()), **self._outer.state_dict()}
+        return {"iteration": self.iteration, "meta": snapshot(self.meta._asdict()), **self._outer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`.
@@ -357,13 +356,20 @@ class SupervisedLearner:
         for group in groups:
             if (sizes := signature(group)) not in self._sizes:
                 first = index(group, 0)
-                self._check(first.support, "support")
-                self._check(first.query, "query")
+                self._check(*first)
                 self._sizes.add(sizes)
         return groups
 
-    def _check(self, examples: Batch, which: str) -> None:
-        """See that module and loss fit examples of a kind that did not come before, however many; in training mode."""
+    def _check(self, *parts: Batch) -> None:
+        """See that module and loss fit the support set, or it and the query set, of a task."""
+        first = not self._kinds
+        for examples, which in zip(parts, ("support", "query"), strict=False):
+            self._try(examples, which)
+        if first:
+            tell_of_unreached(self.module, self._loss, parts, self.device)
+
+    def _try(self, examples: Batch, which: str) -> None:
+        """Run module and loss on examples of a kind that did not come before, however many; in training mode."""
         check_examples(examples, which)
         kind = signature(tree_map(_one_example, examples))
         if kind in self._kinds or len(self._kinds) == _KINDS or (which == "query" and length(examples) < 2):
@@ -382,8 +388,6 @@ class SupervisedLearner:
             )
         self.module.train()
         check_model(self.module, self._metrics, examples, self.device)
-        if not self._kinds:
-            tell_of_unreached(self.module, self._loss, examples, self.device)
         self._kinds.add(kind)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 
 from fewstep.core.expect import expect_whole
 from fewstep.core.rng import generator
-from fewstep.errors import EpisodeError, NonFiniteError
+from fewstep.errors import EpisodeError, FewstepError, NonFiniteError
+from fewstep.memory import is_out_of_memory
 from fewstep.rl.environment import Transition, check_tasks, check_transition
 from fewstep.rl.policy import draw_noise
 from fewstep.rl.trajectories import Mdp, Trajectories
 
 if TYPE_CHECKING:
+    from collections import abc
     from collections.abc import Callable
 
     from torch import Generator, Tensor
@@ -66,7 +69,7 @@ def sample_trajectories(
 
     Raises:
         ValueError: No trajectory is asked for, or no task given.
-        EpisodeError: The environment gave tensors of another shape or type than it must.
+        EpisodeError: The environment raised, or gave tensors of another shape or type than it must.
         NonFiniteError: An observation, action or reward is infinite or nan.
     """
     expect_whole("trajectories", trajectories)
@@ -75,7 +78,8 @@ def sample_trajectories(
     noise = _noise(environment, tasks, trajectories, step).to(like)
     # The first task names the stream of initial states, which the environment draws for all together.
     start = generator(int(tasks.seed[0]), "reset", step)
-    begun: Any = environment.reset(tasks.parameters, trajectories, start)
+    with _told("reset", environment):
+        begun: Any = environment.reset(tasks.parameters, trajectories, start)
     if not isinstance(begun, tuple) or len(begun) != 2:  # pyright: ignore[reportUnknownArgumentType]
         raise EpisodeError(
             f"`reset` must give episodes and their first observations: got {type(begun).__name__} from "
@@ -91,7 +95,8 @@ def sample_trajectories(
         seen.append(observations.to(like, copy=True))
         done.append(act(seen[-1], noise[:, :, time]))
         taken.append(alive)
-        transition = episodes.step(done[-1].to(observations.device, copy=True))
+        with _told("step", environment):
+            transition = episodes.step(done[-1].to(observations.device, copy=True))
         observations, rewards, terminated = check_transition(shape, environment, transition)
         earned.append(rewards.to(like, copy=True))
         alive = alive & ~terminated.cpu()
@@ -104,6 +109,20 @@ def sample_trajectories(
     sampled = Trajectories(torch.stack(seen, 2), torch.stack(done, 2), rewards, mask)
     _check_finite(sampled, step)
     return sampled
+
+
+@contextmanager
+def _told(what: str, environment: Environment) -> abc.Generator[None]:
+    """What an environment raises stops no training without its checkpoint: it is an `EpisodeError`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, FewstepError) or is_out_of_memory(error):
+            raise
+        raise EpisodeError(
+            f"Environments run without exceptions: `{what}` of {type(environment).__name__} raised "
+            f"{type(error).__name__}: {str(error).rstrip('.')}. Look there; the traceback above says where."
+        ) from error
 
 
 def _noise(environment: Environment, tasks: Mdp, trajectories: int, step: int) -> Tensor:

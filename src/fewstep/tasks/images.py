@@ -9,6 +9,7 @@ For pictures of a user's own, one folder for each class:
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import threading
@@ -230,7 +231,8 @@ def _each(pictures: Sequence[Picture], preparation: Preparation) -> Iterator[Ten
                 with _strictly():
                     read = _read(reader, picture, preparation)
             except Exception as error:  # broken files raise errors of many kinds
-                by_system = isinstance(error, OSError) and error.errno is not None  # which Pillow's own errors lack
+                # Pillow's own errors have no number; a file that is gone is no matter of another time.
+                by_system = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
                 read = _Unreadable(f"{picture_name(picture, place)}: {_reason(error)}", by_system)
             yield read
 

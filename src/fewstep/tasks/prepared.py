@@ -188,4 +188,4 @@ def _write_cache(what: str, file: Path, prepared: PreparedImages) -> None:
             save_file({"images": prepared.images}, unfinished, metadata)
             unfinished.chmod(file.parent.stat().st_mode & 0o666)  # who may see the folder may use it
     except (OSError, RunError, SafetensorError) as error:
-        log.warning("%s will be prepared again next time: it could not be cached (%s)", what, error)
+        log.warning("%s will be prepared again next time: it could not be cached (%s)", what, error.__cause__ or error)

@@ -16,7 +16,7 @@ import torch
 
 from fewstep.core.rng import derived_seed, drawing_from, generator
 from fewstep.core.trees import leaves
-from fewstep.errors import Interrupted, NonFiniteError, RunError
+from fewstep.errors import EpisodeError, Interrupted, NonFiniteError, RunError
 from fewstep.training.checkpoint import load_checkpoint, save_checkpoint, save_meta
 
 if TYPE_CHECKING:
@@ -145,9 +145,7 @@ class _Training:
             while learner.iteration < plan.iterations and not _out_of_patience(progress, plan):
                 try:
                     self._advance()
-                except NonFiniteError:  # the parameters may have been on their way there: the checkpoint stands
-                    raise
-                except Exception:  # of an environment, say, before anything was updated or while it was validated
+                except EpisodeError:  # an environment failed, before anything was updated, or while it was validated
                     if self._has_moved():
                         self._save()
                         log.warning("Stopped after iteration %s", self._how_far())
