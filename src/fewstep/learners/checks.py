@@ -73,8 +73,9 @@ def check_functions(**given: Any) -> None:
 
 def _makes_one(function: Any) -> bool:
     """Whether it is one of ours that is to be called first."""
-    ours = getattr(function, "__module__", "").startswith("fewstep.core.") and "<locals>" not in function.__qualname__
-    return ours and function not in (plain, traced)
+    made = "<locals>" in getattr(function, "__qualname__", "<locals>")
+    ours = str(getattr(function, "__module__", "")).startswith("fewstep.core.")
+    return ours and not made and function not in (plain, traced)
 
 
 def check_state(came: Mapping[str, Any], *parts: str) -> None:
@@ -151,7 +152,7 @@ def advising_first_order(algorithm: Algorithm) -> Generator[None]:
     """Where an operation has no second derivative, say what does without."""
     try:
         yield
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:  # of which NotImplementedError, what a missing derivative raises, is a kind
         wants_two = algorithm.rule.second_order and algorithm.steps > 0
         if wants_two and re.search(r"derivative|_backward\b.*not implemented|backwards? twice", str(error)):
             error.add_note(
@@ -207,7 +208,7 @@ def _unreached(module: FunctionalModule, loss: Callable[[Any, Any], Tensor], bat
             value = loss(module(params, batch.inputs), batch.targets)
             if value.requires_grad:
                 gradients += torch.autograd.grad(value, list(params.values()), allow_unused=True)
-    except (IndexError, NotImplementedError, RuntimeError, ValueError):
+    except (IndexError, RuntimeError, ValueError):
         return set()  # what cannot run or be differentiated says so itself where it has to be
     return {name for name, gradient in zip(params, gradients, strict=False) if gradient is None}
 

@@ -63,6 +63,7 @@ class Slots:
     def __init__(self, make: Make, set_task: SetTask | None, features: int) -> None:
         self._make, self._set_task, self._features = make, set_task, features
         self._environments: list[Any] = []
+        self._inmost = set[int]()
         self._observations = np.zeros((0, 0))
         self._ended = np.zeros(0, dtype=bool)
 
@@ -70,9 +71,8 @@ class Slots:
         """Begin one episode per row of `tasks` `[slots, parameters]`; first observations `[slots, features]`."""
         if self._set_task is None:
             self.close()
-        for environment in self._environments[len(tasks) :]:
-            environment.close()
-        del self._environments[len(tasks) :]
+        while len(self._environments) > len(tasks):
+            self._end_last()
         self._ended = np.zeros(len(tasks), dtype=bool)
         first = [self._begin(slot, task, int(seed)) for slot, (task, seed) in enumerate(zip(tasks, seeds, strict=True))]
         self._observations = np.stack(first)
@@ -89,7 +89,7 @@ class Slots:
     def close(self) -> None:
         """Close all environments."""
         while self._environments:
-            self._environments.pop().close()
+            self._end_last()
 
     def _begin(self, slot: int, task: Floats, seed: int) -> Floats:
         if slot == len(self._environments):
@@ -105,13 +105,21 @@ class Slots:
 
     def _made(self, task: Floats) -> Any:
         environment = self._make(task)
-        if any(_inmost(environment) is _inmost(other) for other in self._environments):
+        inmost = _inmost(environment)
+        if inmost in self._inmost:
             raise ValueError("it returned the environment of another episode: make a new one each time")
+        self._inmost.add(inmost)
         return environment
 
+    def _end_last(self) -> None:
+        environment = self._environments.pop()
+        self._inmost.discard(_inmost(environment))
+        environment.close()
 
-def _inmost(environment: Any) -> Any:
-    return getattr(environment, "unwrapped", environment)
+
+def _inmost(environment: Any) -> int:
+    """Which environment it is, however wrapped, among those that exist."""
+    return id(getattr(environment, "unwrapped", environment))
 
 
 def begin(environment: Any, seed: int | None) -> Floats:
